@@ -1,0 +1,1071 @@
+"""Music as mel spectrograms, and back: collections, pink noise, coding, sound.
+
+The data path, in the order of the sections of this file::
+
+    audio files - decode, mono, resample - STFT - pink-noise floor - gain - mel power - dB - code
+    code - dB - mel power - linear magnitude - phase - waveform
+
+Collections come from any folder of audio, from FMA-small (`download_fma_small`), or from
+scores that install with pip (`render_scores`). `get_musics_coded` turns a folder into codes,
+`music_from_code` a code into sound.
+"""
+
+import csv
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SR = 22050           # Hz
+N_FFT = 2048         # samples, 93 ms
+HOP_LENGTH = 1024    # samples, 46 ms
+N_MELS = 128         # bands between 0 Hz and SR / 2
+DB_RANGE = (-40.0, 50.0)  # mel power in dB that the codes -1 and 1 stand for
+CODE_VERSION = 1     # part of the key of every stored code: raise it when codes change
+
+AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav")
+PAD_SECONDS = 0.5    # a clip that lacks at most this much is padded with silence
+MAX_HOURS = 24       # no file is read further: damaged headers can promise endless audio
+BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
+SILENCE = 1e-4       # a clip whose peak is lower counts as silent
+
+
+def _progress(iterable, **options):
+    """Wrap in a tqdm bar, on stdout in a notebook, where stderr reads as an error."""
+    from tqdm import tqdm
+    stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    return tqdm(iterable, file=stream, mininterval=1, dynamic_ncols=False, ncols=90, **options)
+
+
+def _parallel(function, calls, n_jobs):
+    """Yield `function(*call)` for each call, in order, on joblib's active backend."""
+    from joblib import Parallel, delayed
+    with warnings.catch_warnings():
+        # joblib replaces a worker that has grown, as music21's do, and says so
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        yield from Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(function)(*call) for call in calls)
+
+
+@contextmanager
+def _atomic(path):
+    """Give a temporary path beside `path` that takes its place when the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part" + path.suffix)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- collections: scores
+
+@dataclass(frozen=True)
+class Repertoire:
+    """A body of compositions and the General MIDI program (counted from 0) that plays it."""
+
+    patterns: tuple
+    program: int
+    instrument: str
+    licence: str
+
+
+_FREE = "public domain, encoding distributed with music21"
+REPERTOIRES = {
+    "chorale": Repertoire(("bach/bwv*.mxl",), 19, "church organ", _FREE),
+    "madrigal": Repertoire(("monteverdi/*[0-9].mxl",), 52, "choir", _FREE),
+    "trecento": Repertoire(("trecento/*.mxl", "trecento/*.xml"), 46, "harp", _FREE),
+    "quartet": Repertoire(("haydn/*/*.mxl", "mozart/k[148]*/*.mxl", "beethoven/**/*.mxl"),
+                          48, "strings", _FREE),
+    "reel": Repertoire(("ryansMammoth/*.abc",), 40, "fiddle", _FREE),
+    "irish": Repertoire(("oneills1850/*.abc",), 73, "flute", _FREE),
+    "german": Repertoire(tuple(f"essenFolksong/{book}*.abc" for book in
+                               ("altdeu", "ballad", "boehme", "erk", "fink", "kinder", "zuccal")),
+                         24, "guitar", "Essen folk songs, non-commercial use"),
+    "chinese": Repertoire(("essenFolksong/han*.abc",), 107, "koto, nearest to the guzheng",
+                          "Essen folk songs, non-commercial use"),
+    "scottish": Repertoire(("airdsAirs/*.abc",), 109, "bagpipe", _FREE),
+}
+CLEAN_RMS, CLEAN_PEAK = 0.05, 0.5  # level of the music: leaves room for noise down to -5 dB
+MAX_CLIPS_PER_PIECE = 20
+
+
+@functools.lru_cache(maxsize=8)
+def _tunes(path):
+    """Split an ABC book into `{number: text}`."""
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    tunes = [t for t in re.split(r"(?m)^(?=X:)", text) if t.startswith("X:")]
+    return {re.match(r"X:\s*(\w*)", t).group(1): t for t in tunes}
+
+
+def _pieces(repertoire):
+    """List a repertoire as `(name, path, tune number or None)`, sorted."""
+    import music21
+    root = Path(music21.__file__).parent / "corpus"
+    pieces = []
+    for path in sorted({p for pattern in repertoire.patterns for p in root.glob(pattern)}):
+        name = re.sub(r"\W+", "_", str(path.relative_to(root).with_suffix(""))).strip("_")
+        if path.suffix == ".abc":
+            pieces += [(f"{name}_{number}", str(path), number) for number in _tunes(str(path))]
+        else:
+            pieces.append((name, str(path), None))
+    return pieces
+
+
+def _window(path, tune, clip, seconds):
+    """Read the part of a piece that clip number `clip` plays.
+
+    Returns a symusic score in seconds, or None where the piece is over. Scores are cut before
+    they become MIDI (a whole quartet movement takes seconds) and are played without repeats,
+    whose two ends a cut may separate; tunes are played with them.
+    """
+    import symusic
+    from music21 import bar, converter, midi, repeat, tempo
+    if tune is not None:
+        stream = converter.parse(_tunes(path)[tune], format="abc", forceSource=True)
+    else:
+        score = converter.parse(path, forceSource=True)
+        mark = score.recurse().getElementsByClass(tempo.MetronomeMark).first()
+        beats = seconds * ((mark.getQuarterBPM() if mark else None) or 120) / 60
+        measures = score.parts[0].getElementsByClass("Measure")
+        length = int(np.ceil(beats / measures[min(1, len(measures) - 1)].barDuration.quarterLength))
+        stream = score.measures(clip * (length + 1), clip * (length + 1) + length)
+        for item in list(stream.recurse().getElementsByClass(
+                (bar.Repeat, repeat.RepeatExpression, "RepeatBracket"))):
+            item.activeSite.remove(item)
+    data = midi.translate.streamToMidiFile(stream).writestr()
+    score = symusic.Score.from_midi(data).to("second")
+    start = 0.0 if tune is None else clip * float(seconds)
+    if not score.note_num() or score.end() - start < (seconds / 2 if clip else 1.0):
+        return None
+    return score.clip(start, score.end(), clip_end=False).shift_time(-start) if start else score
+
+
+@functools.lru_cache(maxsize=1)
+def _synthesizer():
+    import pretty_midi
+    import symusic
+    sound_font = Path(pretty_midi.__file__).parent / "TimGM6mb.sf2"
+    return symusic.Synthesizer(str(sound_font), 2 * SR, 4)
+
+
+def _play(score, program, seconds):
+    """Synthesise a score with one instrument, again and again as players do, for `seconds`."""
+    import soxr
+    for track in score.tracks:
+        track.program, track.is_drum = program, False
+    sound = np.asarray(_synthesizer().render(score, stereo=False))[0]
+    sound = soxr.resample(sound, 2 * SR, SR)
+    n, period = round(seconds * SR), max(1, round(score.end() * SR))
+    y = np.zeros(n, np.float32)
+    for start in range(0, n, period):
+        part = sound[:n - start]
+        y[start:start + len(part)] += part
+    rms, peak = np.sqrt(np.mean(y ** 2)), np.abs(y).max()
+    return y * min(CLEAN_RMS / max(rms, 1e-9), CLEAN_PEAK / max(peak, 1e-9))
+
+
+def _seeded(seed, *words):
+    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, words)).encode())])
+
+
+def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
+    """Write one clip. Returns None if it was written, else the reason why it was not."""
+    import soundfile
+    name, path, tune = piece
+    target = Path(folder) / label / f"{name}-{clip}.flac"
+    repertoire = REPERTOIRES[label]
+    snr = None if snr_db is None else round(float(_seeded(seed, name).uniform(*snr_db)), 2)
+    note = json.dumps({"piece": name, "clip": clip, "program": repertoire.program,
+                       "snr_db": snr, "seconds": seconds, "seed": seed})
+    if target.exists() and clip_info(target) == json.loads(note):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of measures a little too full, by the hundred
+            score = _window(path, tune, clip, seconds)
+    except Exception as error:  # music21 raises a dozen kinds for scores it cannot read
+        return type(error).__name__
+    if score is None:
+        return "over"
+    y = _play(score, repertoire.program, seconds)
+    if np.abs(y).max() < SILENCE:
+        return "silent"
+    if snr is not None:
+        noise = pink_noise(len(y), _seeded(seed, name, clip))
+        y = y + noise * np.sqrt(np.mean(y ** 2) / np.mean(noise ** 2) / 10 ** (snr / 10))
+    with _atomic(target) as part, soundfile.SoundFile(
+            part, "w", SR, 1, subtype="PCM_16", format="FLAC") as file:
+        file.title, file.genre, file.comment = name, label, note
+        file.license = repertoire.licence
+        file.write(y)
+    return None
+
+
+def clip_info(path):
+    """Read what `render_scores` recorded in a file's tags.
+
+    Returns
+    -------
+    dict
+        piece, clip, program, snr_db [dB, None without noise], seconds, seed; empty for
+        other files.
+    """
+    import soundfile
+    try:
+        with soundfile.SoundFile(path) as file:
+            return json.loads(file.comment or "{}")
+    except (soundfile.LibsndfileError, ValueError):
+        return {}
+
+
+def _shares(total, supply):
+    """Split `total` over labels as evenly as their supply allows: `{label: count}`."""
+    shares = {}
+    for i, label in enumerate(sorted(supply, key=supply.get)):
+        shares[label] = min(supply[label], (total - sum(shares.values())) // (len(supply) - i))
+    return shares
+
+
+def _candidates(label, seed, ended):
+    """Yield `(piece, clip)`: the first clip of every piece, then the next of those not ended."""
+    pieces = _pieces(REPERTOIRES[label])
+    order = _seeded(seed, label).permutation(len(pieces))
+    for clip in range(MAX_CLIPS_PER_PIECE):
+        yield from ((pieces[i], clip) for i in order if pieces[i][0] not in ended)
+
+
+def _next_wave(pieces, supply, done, queues):
+    """Take as many candidates as clips are missing; `supply` falls where a queue runs dry."""
+    wave, dry = [], True
+    while not wave and dry:
+        dry = False
+        for label, share in _shares(pieces, supply).items():
+            missing = share - len(done[label])
+            taken = [(label, c) for c in itertools.islice(queues[label], missing)]
+            if len(taken) < missing:
+                supply[label], dry = len(done[label]) + len(taken), True
+            wave += taken
+    return wave
+
+
+def _check_rendering(pieces, snr_db, seconds, repertoires):
+    unknown = sorted(set(repertoires) - set(REPERTOIRES))
+    if unknown or not repertoires:
+        raise ValueError(f"unknown repertoires {unknown}; there are {sorted(REPERTOIRES)}")
+    if snr_db is not None and not -5 <= snr_db[0] <= snr_db[1]:
+        raise ValueError(f"snr_db must be a rising pair from -5 dB up, not {snr_db}")
+    if seconds < 1 or pieces < 0:
+        raise ValueError(f"cannot render {pieces} clips of {seconds} s: at least 1 s each")
+
+
+def _write_report(folder, done, replaced):
+    report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])),
+                  "instrument": REPERTOIRES[k].instrument, "replaced": dict(replaced[k])}
+              for k in done}
+    with _atomic(folder / ".report.json") as part:
+        part.write_text(json.dumps(report, indent=1))
+
+
+def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
+                  repertoires=tuple(REPERTOIRES), n_jobs=-1):
+    """Play real compositions out of music21's corpus into audio files.
+
+    Writes `folder/<repertoire>/<piece>-<clip>.flac`, 22,050 Hz, mono, 16 bit, with the true
+    noise level in the tags (`clip_info`), and `folder/.report.json`: clips and pieces of each
+    repertoire, and the pieces that could not be read and were replaced, counted by reason.
+    Repertoires share evenly; one with too few pieces gives several clips a piece (split by
+    piece, not by clip), and what it still lacks goes to the others. The same arguments give
+    the same files in one environment; files that are already there are kept, so that a run
+    that was stopped goes on.
+
+    Parameters
+    ----------
+    folder : path
+    pieces : int
+        Number of clips over all repertoires.
+    snr_db : (float, float) [dB] or None
+        Each piece's level of pink noise is drawn uniformly from this range; at least -5.
+        None: no noise; the music is the same at the same gain.
+    seconds : float [s]
+        Length of each clip. Shorter tunes are repeated, as players do.
+    seed : int
+    repertoires : sequence of str
+        Keys of `REPERTOIRES`.
+    n_jobs : int
+        As in joblib.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If a repertoire is unknown, the noise too loud or the whole corpus gives fewer clips.
+
+    References
+    ----------
+    M. S. Cuthbert and C. Ariza, "music21", ISMIR 2010.
+    """
+    _check_rendering(pieces, snr_db, seconds, repertoires)
+    folder = Path(folder)
+    ended = set()
+    queues = {k: _candidates(k, seed, ended) for k in repertoires}
+    supply = dict.fromkeys(repertoires, pieces)
+    done = {k: [] for k in repertoires}
+    replaced = {k: Counter() for k in repertoires}
+    with _progress(None, total=pieces, desc="render", unit="clip") as bar:
+        while wave := _next_wave(pieces, supply, done, queues):
+            results = _parallel(_render_clip, [(folder, k, *candidate, seconds, snr_db, seed)
+                                               for k, candidate in wave], n_jobs)
+            for (k, (piece, clip)), reason in zip(wave, results):
+                if reason is None:
+                    done[k].append(piece[0])
+                    bar.update()
+                    continue
+                ended.add(piece[0])
+                if reason != "over":
+                    replaced[k][reason] += 1
+    _write_report(folder, done, replaced)
+    made = sum(map(len, done.values()))
+    if made < pieces:
+        raise ValueError(f"{', '.join(repertoires)} give {made} clips of {seconds} s, "
+                         f"not {pieces}: they are in {folder}")
+    return folder
+
+
+# ---------------------------------------------------------------- collections: FMA-small
+
+FMA_URL = "https://os.unil.cloud.switch.ch/fma/"
+FMA_SHA1 = {"fma_small.zip": "ade154f733639d52e35e32f5593efe5be76c6d70",
+            "fma_metadata.zip": "f0df49ffe5f2a6008d7dc83c6915b31835dfe733"}
+
+
+def _resume_download(url, output_file, _pooch, tries=6, wait=1.0):
+    """Download for pooch that keeps what has come, in `<name>.part`, and asks for the rest.
+
+    Gives up after `tries` tries in a row that brought nothing.
+    """
+    import requests
+    final = Path(output_file).parent / Path(url).name
+    part = final.with_name(final.name + ".part")
+    part.touch()
+    failures = 0
+    while True:
+        have = part.stat().st_size
+        try:
+            if _fetch_rest(url, part, have):
+                break
+            problem = "the server stopped sending"
+        except (requests.ConnectionError, requests.Timeout,
+                requests.exceptions.ChunkedEncodingError) as error:
+            problem = str(error)
+        failures = 0 if part.stat().st_size > have else failures + 1
+        if failures == tries:
+            raise ConnectionError(f"{url}: {problem}; {part} is kept, call again to go on")
+        time.sleep(wait * failures)
+    os.replace(part, output_file)
+
+
+def _fetch_rest(url, part, have):
+    """Append what is missing after `have` bytes; return whether the file is complete."""
+    import requests
+    with requests.get(url, stream=True, timeout=30, headers={
+            "Range": f"bytes={have}-", "Accept-Encoding": "identity"}) as reply:
+        if reply.status_code == 416:  # nothing left to send
+            return True
+        reply.raise_for_status()
+        start = have if reply.status_code == 206 else 0  # 200: no Range here, all over again
+        total = start + int(reply.headers.get("Content-Length", 0))
+        with (open(part, "r+b") as file, _progress(
+                None, total=total, initial=start, unit="B", unit_scale=True,
+                desc=part.stem) as bar):
+            file.seek(start)
+            file.truncate()
+            for block in reply.iter_content(1 << 14):
+                file.write(block)
+                bar.update(len(block))
+    return part.stat().st_size >= total
+
+
+def _fma_genres(metadata_zip):
+    """Read `{track id: top genre}` of the small subset out of fma_metadata.zip."""
+    with zipfile.ZipFile(metadata_zip) as archive:
+        names = [n for n in archive.namelist() if n.split("/")[-1] == "tracks.csv"]
+        if not names:
+            raise ValueError(f"{metadata_zip} holds no tracks.csv")
+        with archive.open(names[0]) as raw:
+            rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8"))
+            head = list(zip(next(rows), next(rows)))
+            genre, subset = head.index(("track", "genre_top")), head.index(("set", "subset"))
+            return {int(row[0]): row[genre] for row in rows
+                    if row[0].isdigit() and row[subset] == "small"}
+
+
+def download_fma_small(folder, url=FMA_URL, sha1=None):
+    """Download FMA-small, 8,000 clips of 30 s in 8 genres, 7.2 GiB, and lay it out by genre.
+
+    Both zip files are kept in `folder`, checked by SHA-1, and fetched further after a cut.
+    Tracks go to `folder/audio/<genre>/<id>.mp3`: names come from the metadata, never from the
+    paths inside the zip. Tracks that are empty or shorter than 29 s by their header are
+    named in a warning (three each in the published set).
+
+    Parameters
+    ----------
+    folder : path
+    url : str
+        Where both files lie.
+    sha1 : dict, optional
+        `{file name: SHA-1}`; by default those that the data set's authors publish.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder of audio.
+
+    Raises
+    ------
+    ConnectionError
+        If the server cannot be reached; what has come is kept.
+    ValueError
+        If a file's SHA-1 is wrong or the metadata lacks a column.
+
+    References
+    ----------
+    M. Defferrard et al., "FMA: a dataset for music analysis", ISMIR 2017, arXiv 1612.01840.
+    """
+    import pooch
+    folder, sha1 = Path(folder), sha1 or FMA_SHA1
+    pooch.get_logger().setLevel("WARNING")
+    audio, metadata = (pooch.retrieve(url.rstrip("/") + "/" + name, f"sha1:{sha1[name]}", name,
+                                      folder, downloader=_resume_download)
+                       for name in ("fma_small.zip", "fma_metadata.zip"))
+    odd = _unpack_fma(audio, _fma_genres(metadata), folder / "audio")
+    if odd:
+        warnings.warn("FMA-small: these tracks will be skipped: " + "; ".join(odd), stacklevel=2)
+    return folder / "audio"
+
+
+def _unpack_fma(audio_zip, genres, target):
+    """Unpack tracks that the metadata knows; return those that are empty or short, by name."""
+    import soundfile
+    odd = []
+    with zipfile.ZipFile(audio_zip) as archive:
+        for member in _progress(archive.infolist(), desc="unpack", unit="track"):
+            match = re.fullmatch(r"fma_small/\d{3}/(\d{6})\.mp3", member.filename)
+            if not match or int(match.group(1)) not in genres:
+                continue
+            genre = re.sub(r"[^\w-]+", "_", genres[int(match.group(1))]) or "unknown"
+            path = target / genre / f"{match.group(1)}.mp3"
+            if not path.exists() or path.stat().st_size != member.file_size:
+                with _atomic(path) as part, archive.open(member) as source:
+                    part.write_bytes(source.read())
+            try:
+                seconds = soundfile.info(path).duration
+            except soundfile.LibsndfileError:
+                seconds = 0.0
+            if seconds < 29:
+                odd.append(f"{match.group(1)} ({'empty' if not seconds else f'{seconds:.1f} s'})")
+    return odd
+
+
+# ---------------------------------------------------------------- decoding
+
+def audio_files(folder):
+    """List the audio files below a folder, sorted, hidden ones left out.
+
+    Returns
+    -------
+    (list of pathlib.Path, list of pathlib.Path)
+        Audio by suffix, and every other file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    ValueError
+        If it is no folder or holds no audio file.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder of audio")
+    files = sorted(p for p in folder.rglob("*") if p.is_file()
+                   and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    audio = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
+    if not audio:
+        raise ValueError(f"no audio ({' '.join(AUDIO_SUFFIXES)}) in {folder}")
+    return audio, [p for p in files if p.suffix.lower() not in AUDIO_SUFFIXES]
+
+
+def _decode(path, sr):
+    """Yield blocks of mono float32 at rate `sr`. Never trusts the length in the header."""
+    import soundfile
+    import soxr
+    with soundfile.SoundFile(path) as file:
+        resampler = soxr.ResampleStream(file.samplerate, sr, 1, dtype="float32")
+        for _ in range(MAX_HOURS * 3600 * file.samplerate // BLOCK):
+            block = file.read(BLOCK, dtype="float32", always_2d=True)
+            channels = block.shape[1]
+            # slices add up ten times faster than mean(axis=1)
+            mono = sum((block[:, c] for c in range(1, channels)), block[:, 0]) / channels
+            if not np.isfinite(mono).all():
+                raise ValueError("holds samples that are not finite numbers")
+            last = len(block) < BLOCK
+            yield mono if file.samplerate == sr else resampler.resample_chunk(mono, last=last)
+            if last:
+                return
+
+
+def audio_clips(path, seconds=30, sr=SR):
+    """Cut a file into clips, one at a time, so that no file is ever whole in memory.
+
+    Parameters
+    ----------
+    path : path
+    seconds : float [s]
+    sr : int [Hz]
+
+    Yields
+    ------
+    y : np.ndarray [shape=(seconds * sr,)], float32
+        Mono. A remainder that lacks at most `PAD_SECONDS` is padded with silence, a shorter
+        one dropped.
+
+    Raises
+    ------
+    soundfile.LibsndfileError, ValueError
+        Where the file is damaged; the clips before come first.
+    """
+    n, slack = round(seconds * sr), round(PAD_SECONDS * sr)
+    rest = np.zeros(0, np.float32)
+    for block in _decode(path, sr):
+        rest = np.concatenate([rest, block])
+        while len(rest) >= n:
+            yield rest[:n]
+            rest = rest[n:]
+    if 0 < len(rest) and len(rest) >= n - slack:
+        yield np.pad(rest, (0, n - len(rest)))
+
+
+# ---------------------------------------------------------------- mel scale
+
+def hz_to_mel(f):
+    """Convert Hz to mel, m = 2595 log10(1 + f / 700) (O'Shaughnessy 1987; HTK)."""
+    return 2595 * np.log10(1 + np.asarray(f) / 700)
+
+
+def mel_to_hz(m):
+    """Convert mel to Hz, the inverse of `hz_to_mel`."""
+    return 700 * (10 ** (np.asarray(m) / 2595) - 1)
+
+
+# ---------------------------------------------------------------- pink noise
+
+PINK_CORNER = 20.0   # Hz: 1/f above, flat below, so that inaudible rumble holds little power
+FLOOR_TOP = 9600.0   # Hz: codecs and resamplers cut above
+TILE = (8, 4)        # bins x frames over which the power is averaged before any quantile
+Q_TIME, Q_BANDS = 0.10, 0.03  # low quantiles: music only ever adds power to the floor
+
+
+def _pink_psd(n, sr):
+    """Power spectral density of unit-variance 1/f noise on the `n // 2 + 1` bins of an rfft."""
+    psd = 1 / np.maximum(np.fft.rfftfreq(n, 1 / sr), PINK_CORNER)
+    psd[0] = 0
+    return psd / psd.mean()
+
+
+def pink_noise(n, rng=None):
+    """Generate pink noise: power falls as 1/f above 20 Hz, 3 dB an octave.
+
+    Parameters
+    ----------
+    n : int [samples]
+    rng : np.random.Generator or int, optional
+
+    Returns
+    -------
+    np.ndarray [shape=(n,)], float64
+        Zero mean and unit variance.
+
+    Raises
+    ------
+    ValueError
+        If `n` is negative.
+
+    References
+    ----------
+    J. Timmer and M. Koenig, "On generating power law noise", A&A 300, 1995.
+    """
+    if n < 0:
+        raise ValueError(f"cannot make {n} samples")
+    if n < 2:
+        return np.zeros(n)
+    white = np.fft.rfft(np.random.default_rng(rng).standard_normal(n))
+    noise = np.fft.irfft(white * np.sqrt(_pink_psd(n, SR)), n)
+    return (noise - noise.mean()) / noise.std()
+
+
+@functools.lru_cache(maxsize=8)
+def _pink_template(n_fft, sr):
+    """Expected STFT power of unit-variance pink noise, by Wiener-Khinchin.
+
+    The expectation is the transform of the noise's autocorrelation times the window's.
+
+    Returns
+    -------
+    np.ndarray [shape=(1 + n_fft / 2, 1)], float32
+    """
+    from scipy.signal import get_window
+    psd = _pink_psd(32 * n_fft, sr)
+    noise = np.fft.irfft(psd)[:n_fft]
+    window = get_window("hann", n_fft)
+    window = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * n_fft)) ** 2)[:n_fft]
+    product = noise * window
+    power = 2 * np.fft.rfft(product, 2 * n_fft).real - product[0]
+    return power[::2, None].astype(np.float32)
+
+
+def _power(y, n_fft, hop_length):
+    import librosa
+    S = librosa.stft(np.asarray(y, np.float32), n_fft=n_fft, hop_length=hop_length)
+    return S.real ** 2 + S.imag ** 2
+
+
+def _tiles(power, n_fft, sr):
+    """Mean power in units of pink noise over tiles of bins x frames, `[shape=(bands, times)]`."""
+    bins = min(len(power), int(FLOOR_TOP * n_fft / sr)) // TILE[0] * TILE[0]
+    width = min(TILE[1], power.shape[1])
+    times = power.shape[1] // width
+    flat = power[:bins, :times * width] / _pink_template(n_fft, sr)[:bins]
+    return flat.reshape(bins // TILE[0], TILE[0], times, width).mean((1, 3))
+
+
+def _level(tiles):
+    return np.quantile(np.quantile(tiles, Q_TIME, axis=1), Q_BANDS)
+
+
+@functools.lru_cache(maxsize=8)
+def _level_bias(n_fft, hop_length, sr):
+    """What `_level` says of pure pink noise of variance 1, below 1 as low quantiles are."""
+    power = _power(pink_noise(20 * sr, 0), n_fft, hop_length)
+    return float(_level(_tiles(power, n_fft, sr)))
+
+
+def pink_floor(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
+    """Estimate the pink noise in a recording from its power spectrogram alone.
+
+    In units of 1/f noise a pink floor is flat and steady, and music only adds to it: a low
+    quantile over time and then over frequency sees the floor. It is believed where the lowest
+    bands agree (they do not in music: `gap`) and where it holds still (`drift`): a logistic
+    function of both, fitted on recorded and rendered music at 0 to 20 dB and without noise.
+
+    Parameters
+    ----------
+    power : np.ndarray [shape=(1 + n_fft / 2, t)]
+        Power of the STFT with a Hann window.
+    n_fft, hop_length : int [samples]
+    sr : int [Hz]
+
+    Returns
+    -------
+    variance : float
+        Of the pink noise, in units of the squared waveform.
+    presence : float
+        Between 0 (leave the recording alone) and 1.
+
+    References
+    ----------
+    R. Martin, "Noise power spectral density estimation based on optimal smoothing and minimum
+    statistics", IEEE TSAP 9(5), 2001: the idea of low quantiles and their bias.
+    """
+    tiles = _tiles(power, n_fft, sr)
+    low = np.quantile(tiles, Q_TIME, axis=1)
+    level = np.quantile(low, Q_BANDS)
+    quarters = [_level(part) for part in np.array_split(tiles, min(4, tiles.shape[1]), axis=1)]
+    if min(level, *quarters) < 1e-14:  # digital silence somewhere: nothing steady there
+        return 0.0, 0.0
+    gap = 10 * np.log10(np.quantile(low, 0.2) / level)
+    drift = np.std(10 * np.log10(quarters))
+    logit = -2.5 * np.log(gap + 0.05) - 2.4 * np.log(drift + 0.05)
+    belief = 1 / (1 + np.exp(-logit))
+    return (float(level / _level_bias(n_fft, hop_length, sr)),
+            float(np.clip((belief - 0.6) / 0.3, 0, 1)))
+
+
+def noise_gain(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR, lowest=0.06):
+    """Gain per bin and frame that removes the pink noise found by `pink_floor`.
+
+    Wiener's gain xi / (1 + xi). The signal-to-noise ratio xi is the power in units of the floor,
+    averaged along time (tones last) or along frequency (onsets are broad), whichever is larger,
+    less 2: 1 for the noise itself and 1 for the bias of taking the larger of two averages.
+
+    Parameters
+    ----------
+    power : np.ndarray [shape=(1 + n_fft / 2, t)]
+    n_fft, hop_length : int [samples]
+    sr : int [Hz]
+    lowest : float
+        The gain's lower limit: a little noise left sounds better than holes.
+
+    Returns
+    -------
+    np.ndarray [shape=(1 + n_fft / 2, t)], float32, or None
+        Factor of the magnitude; None where no floor is believed.
+    """
+    from scipy.ndimage import uniform_filter1d
+    variance, presence = pink_floor(power, n_fft, hop_length, sr)
+    if presence == 0:
+        return None
+    ratio = power / (variance * presence * _pink_template(n_fft, sr))
+    xi = np.maximum(uniform_filter1d(ratio, 7, axis=1), uniform_filter1d(ratio, 7, axis=0)) - 2
+    xi = np.maximum(xi, 0)
+    return np.maximum(xi / (1 + xi), lowest).astype(np.float32)
+
+
+def remove_pink_noise(y, sr=SR):
+    """Remove pink noise of unknown level from a recording, and leave clean music alone.
+
+    Parameters
+    ----------
+    y : np.ndarray [shape=(..., n)]
+        Waveform; channels are treated one by one.
+    sr : int [Hz]
+
+    Returns
+    -------
+    np.ndarray [shape=(..., n)], float32
+        `y` itself, as float32, where no pink floor is found.
+
+    Raises
+    ------
+    ValueError
+        If `y` holds samples that are not finite numbers.
+    """
+    import librosa
+    y = np.asarray(y, np.float32)
+    if not np.isfinite(y).all():
+        raise ValueError("the waveform holds samples that are not finite numbers")
+    if y.ndim > 1:
+        return np.stack([remove_pink_noise(channel, sr) for channel in y])
+    n_fft, hop_length = 2 * N_FFT, N_FFT // 2  # long windows: music is more tonal than noise
+    if len(y) < n_fft:
+        return y.copy()
+    S = librosa.stft(y, n_fft=n_fft, hop_length=hop_length)
+    gain = noise_gain(S.real ** 2 + S.imag ** 2, n_fft, hop_length, sr, lowest=0.1)
+    if gain is None:
+        return y.copy()
+    return librosa.istft(S * gain, n_fft=n_fft, hop_length=hop_length, length=len(y))
+
+
+# ---------------------------------------------------------------- mel power and codes
+
+@functools.lru_cache(maxsize=8)
+def _mel_filters(sr, n_fft, n_mels):
+    import librosa
+    return librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None)
+
+
+def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH, denoise=False):
+    """Compute the mel power spectrogram of a waveform.
+
+    Parameters
+    ----------
+    y : np.ndarray [shape=(n,)]
+    sr : int [Hz]
+    n_mels : int
+        Triangles of height 1, equally wide on the HTK mel scale from 0 to sr / 2.
+    n_fft, hop_length : int [samples]
+    denoise : bool
+        Remove pink noise by `noise_gain`, in the same STFT.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_mels, 1 + n // hop_length)], float32
+        Power: a sine of amplitude A reaches (A * n_fft / 4) ** 2.
+    """
+    power = _power(y, n_fft, hop_length)
+    if denoise:
+        gain = noise_gain(power, n_fft, hop_length, sr)
+        if gain is not None:
+            power *= gain ** 2
+    return _mel_filters(sr, n_fft, n_mels) @ power
+
+
+def code_from_mel(mel):
+    """Map mel power to codes: dB between `DB_RANGE`, linearly to [-1, 1], clipped."""
+    low, high = DB_RANGE
+    db = 10 * np.log10(np.maximum(mel, 10 ** (low / 10)))
+    return np.clip(2 * (db - low) / (high - low) - 1, -1, 1)
+
+
+def db_from_code(code):
+    """Map codes in [-1, 1] to mel power in dB."""
+    low, high = DB_RANGE
+    return low + (np.asarray(code, np.float32) + 1) / 2 * (high - low)
+
+
+@dataclass
+class Codes:
+    """What `get_musics_coded` returns: clips in the order of their paths.
+
+    Attributes
+    ----------
+    codes : np.ndarray [shape=(n, n_mels, t)], float16, in [-1, 1]
+        Memory-mapped, read-only.
+    labels : list of str
+        The sub-folder that a clip's file lies in; the folder's own name for files in none.
+    paths : list of pathlib.Path
+        Of a clip's file.
+    starts : list of float [s]
+        Of a clip in its file.
+    skipped : dict
+        Path of each file that gave no clip, to the reason.
+    damaged : dict
+        Path of each file that broke off after at least one clip, to what happened.
+    """
+
+    codes: np.ndarray
+    labels: list
+    paths: list
+    starts: list
+    skipped: dict
+    damaged: dict
+
+
+def _code_clips(path, seconds, n_mels, denoise):
+    """Code a file: codes `[shape=(clips, n_mels, t)]`, their starts [s], and what went wrong."""
+    codes, starts, trouble, silent = [], [], "", 0
+    try:
+        for i, y in enumerate(audio_clips(path, seconds)):
+            if np.abs(y).max() < SILENCE:
+                silent += 1
+                continue
+            mel = mel_spectrogram(y, n_mels=n_mels, denoise=denoise)
+            codes.append(code_from_mel(mel).astype(np.float16))
+            starts.append(i * seconds)
+    except Exception as error:  # a decoder may fail in any way: the run goes on
+        trouble = str(error).removeprefix(f"Error opening {str(path)!r}: ")
+        trouble = ("damaged after some clips: " if codes or silent
+                   else "not audio, or damaged: ") + trouble
+    if not codes and not trouble:
+        trouble = (f"silent: {silent} clips without a sound" if silent
+                   else f"too short: less than a clip of {seconds:g} s")
+    return np.array(codes), starts, trouble
+
+
+def _code_file(path, store, key, seconds, n_mels, denoise):
+    """Code a file into `store`, unless it holds that file's codes under the same key."""
+    try:
+        with np.load(store) as kept:
+            if str(kept["key"]) == key:
+                return
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass
+    codes, starts, trouble = (np.array([]), [], "empty file") if not path.stat().st_size else \
+        _code_clips(path, seconds, n_mels, denoise)
+    with _atomic(store) as part:
+        np.savez(part, key=key, codes=codes, starts=np.array(starts, float), trouble=trouble)
+
+
+def _digest(*words):
+    return hashlib.sha1(json.dumps(words).encode()).hexdigest()[:16]
+
+
+def _spread(audio, folder):
+    """Order files so that the first few come from every sub-folder in turn."""
+    turn = Counter()
+    order = []
+    for path in audio:
+        label = path.relative_to(folder).parts[0] if path.parent != folder else ""
+        order.append((turn[label], path))
+        turn[label] += 1
+    return [path for _, path in sorted(order)]
+
+
+def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None, n_jobs=-1,
+                     cache=None):
+    """Remove pink noise from every clip of a folder and code it as a mel spectrogram.
+
+    Results are kept per file in `cache` and reused while the file (size, time), the parameters
+    and `CODE_VERSION` stay: a run that was stopped goes on where it was. Runs in parallel on
+    joblib's active backend.
+
+    Parameters
+    ----------
+    folder : path
+        Audio (.mp3 .ogg .opus .flac .wav) at any depth; first-level sub-folders are labels.
+    seconds : float [s]
+        Length of a clip. Longer files give several; a clip or remainder that lacks at most
+        0.5 s is padded with silence, a shorter one dropped.
+    n_mels : int
+    denoise : bool
+    limit : int, optional
+        At most so many clips, taken from the sub-folders in turn.
+    n_jobs : int
+        As in joblib.
+    cache : path, optional
+        By default `folder/.codes`.
+
+    Returns
+    -------
+    Codes
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    ValueError
+        If it holds no audio, or `seconds` or `n_mels` make no spectrogram.
+    """
+    folder = Path(folder)
+    if seconds <= 0 or n_mels < 1 or (limit is not None and limit < 1):
+        raise ValueError("seconds, n_mels and limit must be positive, not "
+                         f"{seconds}, {n_mels}, {limit}")
+    audio, others = audio_files(folder)
+    settings = [SR, N_FFT, HOP_LENGTH, n_mels, DB_RANGE, float(seconds), denoise, CODE_VERSION]
+    cache = Path(cache or folder / ".codes") / _digest(settings)
+    jobs = {}
+    for path in audio:
+        name, stat = path.relative_to(folder).as_posix(), path.stat()
+        jobs[path] = (cache / f"{_digest(name)}.npz", _digest(name, stat.st_size, stat.st_mtime_ns))
+    wanted, count, at = [], 0, 0
+    queue = audio if limit is None else _spread(audio, folder)
+    with _progress(None, total=len(audio) if limit is None else None, desc="code",
+                   unit="file") as bar:
+        while at < len(queue) and (limit is None or count < limit):
+            batch = queue[at:None if limit is None else at + limit - count]
+            for _ in _parallel(_code_file, [(path, *jobs[path], seconds, n_mels, denoise)
+                                            for path in batch], n_jobs):
+                bar.update()
+            wanted, at = wanted + batch, at + len(batch)
+            count = sum(_clip_count(jobs[path][0]) for path in wanted) if limit else 0
+    shape = (n_mels, 1 + round(seconds * SR) // HOP_LENGTH)
+    return _gather(folder, sorted(wanted), others, jobs, cache, limit, shape)
+
+
+def _clip_count(store):
+    with np.load(store) as kept:
+        return len(kept["starts"])
+
+
+def _gather(folder, audio, others, jobs, cache, limit, shape):
+    """Put the per-file results into one memory-mapped array and its list of clips."""
+    listing = {"clips": [], "skipped": {}, "damaged": {}}
+    whole = cache / f"all-{_digest(sorted(jobs[p][1] for p in audio), limit)}.npy"
+    for path in audio:
+        with np.load(jobs[path][0]) as kept:
+            starts, trouble = kept["starts"].tolist(), str(kept["trouble"])
+        listing["clips"] += [(path, start, i) for i, start in enumerate(starts)]
+        if trouble:
+            listing["damaged" if starts else "skipped"][path] = trouble
+    for path in others:
+        listing["skipped"][path] = f"not audio: {path.suffix or 'no suffix'} is none of " \
+                                   + " ".join(AUDIO_SUFFIXES)
+    clips = listing["clips"][:limit]
+    if not whole.exists():
+        with _atomic(whole) as part:
+            array = np.lib.format.open_memmap(part, "w+", np.float16, (len(clips), *shape))
+            for at, (path, _, i) in enumerate(clips):
+                with np.load(jobs[path][0]) as kept:
+                    array[at] = kept["codes"][i]
+            array.flush()
+            del array
+    label = [p.relative_to(folder).parts[0] if p.parent != folder else folder.name
+             for p, _, _ in clips]
+    codes = np.load(whole, mmap_mode="r") if clips else np.zeros((0, *shape), np.float16)
+    return Codes(codes, label, [p for p, _, _ in clips], [start for _, start, _ in clips],
+                 listing["skipped"], listing["damaged"])
+
+
+# ---------------------------------------------------------------- codes to sound
+
+def _magnitude_from_mel(mel, n_fft, sr, n_iter=30):
+    """Find a non-negative spectrum whose mel bands are `mel`, by multiplicative updates.
+
+    They decrease the Kullback-Leibler divergence (Lee and Seung, NIPS 2000), which weighs
+    errors by the band's own power, so that quiet bands are matched too.
+    """
+    filters = _mel_filters(sr, n_fft, len(mel))
+    mel = np.maximum(mel, 1e-10).astype(np.float32)
+    weight = filters.sum(0)[:, None]
+    filters, covered = filters[:, weight[:, 0] > 1e-3], weight[:, 0] > 1e-3
+    part = filters.T @ (mel / filters.sum(1, keepdims=True)) / weight[covered]
+    for _ in range(n_iter):
+        part *= filters.T @ (mel / (filters @ part)) / weight[covered]
+    power = np.zeros((len(weight), mel.shape[1]), np.float32)
+    power[covered] = part
+    return np.sqrt(power)
+
+
+def music_from_code(code, sr=SR, n_fft=N_FFT, hop_length=HOP_LENGTH, n_iter=32, seed=0):
+    """Turn a code back into sound.
+
+    Bands become a non-negative linear spectrum; frames are doubled by interpolation in dB,
+    so that neighbouring windows overlap enough to agree on a phase; the phase comes from fast
+    Griffin-Lim. Codes of -1, the foot of `DB_RANGE`, are silence.
+
+    Parameters
+    ----------
+    code : np.ndarray [shape=(n_mels, t)]
+        In [-1, 1]; values outside are clipped. Any number of frames from 1.
+    sr : int [Hz]
+    n_fft, hop_length : int [samples]
+        Those that the code was made with.
+    n_iter : int
+        Iterations of Griffin-Lim.
+    seed : int
+        Of the first phase.
+
+    Returns
+    -------
+    np.ndarray [shape=(t * hop_length,)], float32
+        In [-1, 1]: the level is that of the coded music, lowered as a whole where it would clip.
+
+    Raises
+    ------
+    ValueError
+        If the code is no matrix with at least one frame, or holds NaN.
+
+    References
+    ----------
+    N. Perraudin, P. Balazs and P. L. Soendergaard, "A fast Griffin-Lim algorithm", WASPAA 2013.
+    """
+    import librosa
+    code = np.clip(np.asarray(code, np.float32), -1, 1)
+    if code.ndim != 2 or 0 in code.shape or np.isnan(code).any():
+        raise ValueError(f"a code is a matrix of bands x frames without NaN, not {code.shape}")
+    n = code.shape[1] * hop_length
+    if not (code > -1).any():
+        return np.zeros(n, np.float32)
+    finer = max(1, 4 * hop_length // n_fft)
+    count = max(n, n_fft) * finer // hop_length + 1   # librosa wants at least a window
+    at = np.minimum(np.arange(count) / finer, code.shape[1] - 1)
+    left, right = np.floor(at).astype(int), np.ceil(at).astype(int)
+    code = code[:, left] + (at - left).astype(np.float32) * (code[:, right] - code[:, left])
+    mel = np.where(code > -1, 10 ** (db_from_code(code) / 10), 0)
+    y = librosa.griffinlim(_magnitude_from_mel(mel, n_fft, sr), n_iter=n_iter, n_fft=n_fft,
+                           hop_length=hop_length // finer, random_state=seed,
+                           length=max(n, n_fft))[:n]
+    return (y / max(1.0, np.abs(y).max())).astype(np.float32)
