@@ -13,6 +13,7 @@ scores that install with pip (`render_scores`). `get_musics_coded` turns a folde
 import csv
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -40,6 +41,7 @@ CODE_VERSION = 1     # part of the key of every stored code: raise it when codes
 AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav")
 PAD_SECONDS = 0.5    # a clip that lacks at most this much is padded with silence
 MAX_HOURS = 24       # no file is read further: damaged headers can promise endless audio
+BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
 SILENCE = 1e-4       # a clip whose peak is lower counts as silent
 
 
@@ -48,6 +50,16 @@ def _progress(iterable, **options):
     from tqdm import tqdm
     stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
     return tqdm(iterable, file=stream, mininterval=1, dynamic_ncols=False, ncols=90, **options)
+
+
+def _parallel(function, calls, n_jobs):
+    """Yield `function(*call)` for each call, in order, on joblib's active backend."""
+    from joblib import Parallel, delayed
+    with warnings.catch_warnings():
+        # joblib replaces a worker that has grown, as music21's do, and says so
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        yield from Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(function)(*call) for call in calls)
 
 
 @contextmanager
@@ -187,7 +199,9 @@ def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
     if target.exists() and clip_info(target) == json.loads(note):
         return None
     try:
-        score = _window(path, tune, clip, seconds)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of measures a little too full, by the hundred
+            score = _window(path, tune, clip, seconds)
     except Exception as error:  # music21 raises a dozen kinds for scores it cannot read
         return type(error).__name__
     if score is None:
@@ -253,6 +267,24 @@ def _next_wave(pieces, supply, done, queues):
     return wave
 
 
+def _check_rendering(pieces, snr_db, seconds, repertoires):
+    unknown = sorted(set(repertoires) - set(REPERTOIRES))
+    if unknown or not repertoires:
+        raise ValueError(f"unknown repertoires {unknown}; there are {sorted(REPERTOIRES)}")
+    if snr_db is not None and not -5 <= snr_db[0] <= snr_db[1]:
+        raise ValueError(f"snr_db must be a rising pair from -5 dB up, not {snr_db}")
+    if seconds < 1 or pieces < 0:
+        raise ValueError(f"cannot render {pieces} clips of {seconds} s: at least 1 s each")
+
+
+def _write_report(folder, done, replaced):
+    report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])),
+                  "instrument": REPERTOIRES[k].instrument, "replaced": dict(replaced[k])}
+              for k in done}
+    with _atomic(folder / ".report.json") as part:
+        part.write_text(json.dumps(report, indent=1))
+
+
 def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
                   repertoires=tuple(REPERTOIRES), n_jobs=-1):
     """Play real compositions out of music21's corpus into audio files.
@@ -295,14 +327,7 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     ----------
     M. S. Cuthbert and C. Ariza, "music21", ISMIR 2010.
     """
-    unknown = sorted(set(repertoires) - set(REPERTOIRES))
-    if unknown or not repertoires:
-        raise ValueError(f"unknown repertoires {unknown}; there are {sorted(REPERTOIRES)}")
-    if snr_db is not None and not -5 <= snr_db[0] <= snr_db[1]:
-        raise ValueError(f"snr_db must be a rising pair from -5 dB up, not {snr_db}")
-    if seconds < 1 or pieces < 0:
-        raise ValueError(f"cannot render {pieces} clips of {seconds} s: at least 1 s each")
-    from joblib import Parallel, delayed
+    _check_rendering(pieces, snr_db, seconds, repertoires)
     folder = Path(folder)
     ended = set()
     queues = {k: _candidates(k, seed, ended) for k in repertoires}
@@ -311,9 +336,8 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     replaced = {k: Counter() for k in repertoires}
     with _progress(None, total=pieces, desc="render", unit="clip") as bar:
         while wave := _next_wave(pieces, supply, done, queues):
-            results = Parallel(n_jobs=n_jobs, return_as="generator")(
-                delayed(_render_clip)(folder, k, *candidate, seconds, snr_db, seed)
-                for k, candidate in wave)
+            results = _parallel(_render_clip, [(folder, k, *candidate, seconds, snr_db, seed)
+                                               for k, candidate in wave], n_jobs)
             for (k, (piece, clip)), reason in zip(wave, results):
                 if reason is None:
                     done[k].append(piece[0])
@@ -322,11 +346,7 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
                 ended.add(piece[0])
                 if reason != "over":
                     replaced[k][reason] += 1
-    report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])),
-                  "instrument": REPERTOIRES[k].instrument, "replaced": dict(replaced[k])}
-              for k in repertoires}
-    with _atomic(folder / ".report.json") as part:
-        part.write_text(json.dumps(report, indent=1))
+    _write_report(folder, done, replaced)
     made = sum(map(len, done.values()))
     if made < pieces:
         raise ValueError(f"{', '.join(repertoires)} give {made} clips of {seconds} s, "
@@ -342,35 +362,50 @@ FMA_SHA1 = {"fma_small.zip": "ade154f733639d52e35e32f5593efe5be76c6d70",
 
 
 def _resume_download(url, output_file, _pooch, tries=6, wait=1.0):
-    """Download for pooch that keeps what has come, in `<name>.part`, and asks for the rest."""
+    """Download for pooch that keeps what has come, in `<name>.part`, and asks for the rest.
+
+    Gives up after `tries` tries in a row that brought nothing.
+    """
     import requests
     final = Path(output_file).parent / Path(url).name
     part = final.with_name(final.name + ".part")
-    for attempt in range(tries):
-        have = part.stat().st_size if part.exists() else 0
+    part.touch()
+    failures = 0
+    while True:
+        have = part.stat().st_size
         try:
-            with requests.get(url, stream=True, timeout=30, headers={
-                    "Range": f"bytes={have}-", "Accept-Encoding": "identity"}) as reply:
-                if reply.status_code == 416:  # nothing left to send
-                    break
-                reply.raise_for_status()
-                resumed = reply.status_code == 206
-                expected = int(reply.headers.get("Content-Length", 0)) + have * resumed
-                with (open(part, "ab" if resumed else "wb") as file,
-                      _progress(None, total=expected, initial=have * resumed, unit="B",
-                                unit_scale=True, desc=final.name) as bar):
-                    for block in reply.iter_content(1 << 20):
-                        file.write(block)
-                        bar.update(len(block))
-            if part.stat().st_size >= expected:
+            if _fetch_rest(url, part, have):
                 break
+            problem = "the server stopped sending"
         except (requests.ConnectionError, requests.Timeout,
                 requests.exceptions.ChunkedEncodingError) as error:
-            if attempt == tries - 1:
-                raise ConnectionError(f"{url}: {error}; {part} is kept, call again to go on"
-                                      ) from error
-        time.sleep(wait * attempt)
+            problem = str(error)
+        failures = 0 if part.stat().st_size > have else failures + 1
+        if failures == tries:
+            raise ConnectionError(f"{url}: {problem}; {part} is kept, call again to go on")
+        time.sleep(wait * failures)
     os.replace(part, output_file)
+
+
+def _fetch_rest(url, part, have):
+    """Append what is missing after `have` bytes; return whether the file is complete."""
+    import requests
+    with requests.get(url, stream=True, timeout=30, headers={
+            "Range": f"bytes={have}-", "Accept-Encoding": "identity"}) as reply:
+        if reply.status_code == 416:  # nothing left to send
+            return True
+        reply.raise_for_status()
+        start = have if reply.status_code == 206 else 0  # 200: no Range here, all over again
+        total = start + int(reply.headers.get("Content-Length", 0))
+        with (open(part, "r+b") as file, _progress(
+                None, total=total, initial=start, unit="B", unit_scale=True,
+                desc=part.stem) as bar):
+            file.seek(start)
+            file.truncate()
+            for block in reply.iter_content(1 << 14):
+                file.write(block)
+                bar.update(len(block))
+    return part.stat().st_size >= total
 
 
 def _fma_genres(metadata_zip):
@@ -490,14 +525,14 @@ def _decode(path, sr):
     import soxr
     with soundfile.SoundFile(path) as file:
         resampler = soxr.ResampleStream(file.samplerate, sr, 1, dtype="float32")
-        for _ in range(MAX_HOURS * 3600 * file.samplerate // (1 << 18)):
-            block = file.read(1 << 18, dtype="float32", always_2d=True)
+        for _ in range(MAX_HOURS * 3600 * file.samplerate // BLOCK):
+            block = file.read(BLOCK, dtype="float32", always_2d=True)
             channels = block.shape[1]
             # slices add up ten times faster than mean(axis=1)
             mono = sum((block[:, c] for c in range(1, channels)), block[:, 0]) / channels
             if not np.isfinite(mono).all():
                 raise ValueError("holds samples that are not finite numbers")
-            last = len(block) < 1 << 18
+            last = len(block) < BLOCK
             yield mono if file.samplerate == sr else resampler.resample_chunk(mono, last=last)
             if last:
                 return
@@ -904,10 +939,10 @@ def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None
     ValueError
         If it holds no audio, or `seconds` or `n_mels` make no spectrogram.
     """
-    from joblib import Parallel, delayed
     folder = Path(folder)
     if seconds <= 0 or n_mels < 1 or (limit is not None and limit < 1):
-        raise ValueError(f"seconds, n_mels and limit must be positive: {seconds}, {n_mels}, {limit}")
+        raise ValueError("seconds, n_mels and limit must be positive, not "
+                         f"{seconds}, {n_mels}, {limit}")
     audio, others = audio_files(folder)
     settings = [SR, N_FFT, HOP_LENGTH, n_mels, DB_RANGE, float(seconds), denoise, CODE_VERSION]
     cache = Path(cache or folder / ".codes") / _digest(settings)
@@ -921,9 +956,8 @@ def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None
                    unit="file") as bar:
         while at < len(queue) and (limit is None or count < limit):
             batch = queue[at:None if limit is None else at + limit - count]
-            for _ in Parallel(n_jobs=n_jobs, return_as="generator")(
-                    delayed(_code_file)(path, *jobs[path], seconds, n_mels, denoise)
-                    for path in batch):
+            for _ in _parallel(_code_file, [(path, *jobs[path], seconds, n_mels, denoise)
+                                            for path in batch], n_jobs):
                 bar.update()
             wanted, at = wanted + batch, at + len(batch)
             count = sum(_clip_count(jobs[path][0]) for path in wanted) if limit else 0
@@ -1026,10 +1060,12 @@ def music_from_code(code, sr=SR, n_fft=N_FFT, hop_length=HOP_LENGTH, n_iter=32, 
     if not (code > -1).any():
         return np.zeros(n, np.float32)
     finer = max(1, 4 * hop_length // n_fft)
-    at = np.minimum(np.arange(code.shape[1] * finer + 1) / finer, code.shape[1] - 1)
+    count = max(n, n_fft) * finer // hop_length + 1   # librosa wants at least a window
+    at = np.minimum(np.arange(count) / finer, code.shape[1] - 1)
     left, right = np.floor(at).astype(int), np.ceil(at).astype(int)
     code = code[:, left] + (at - left).astype(np.float32) * (code[:, right] - code[:, left])
     mel = np.where(code > -1, 10 ** (db_from_code(code) / 10), 0)
     y = librosa.griffinlim(_magnitude_from_mel(mel, n_fft, sr), n_iter=n_iter, n_fft=n_fft,
-                           hop_length=hop_length // finer, random_state=seed, length=n)
+                           hop_length=hop_length // finer, random_state=seed,
+                           length=max(n, n_fft))[:n]
     return (y / max(1.0, np.abs(y).max())).astype(np.float32)

@@ -1,0 +1,130 @@
+"""FMA-small, from a server on this machine."""
+
+import hashlib
+import http.server
+import io
+import threading
+import zipfile
+
+import pytest
+import soundfile
+from conftest import tune
+
+import Music
+
+
+def mp3(seconds, tmp_path):
+    soundfile.write(tmp_path / "x.mp3", tune(seconds), Music.SR, format="MP3")
+    return (tmp_path / "x.mp3").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """A zip pair of FMA-small's layout: three good tracks, an empty, a short, a hostile one."""
+    tmp_path = tmp_path_factory.mktemp("fma")
+    sound = mp3(30.0, tmp_path)
+    audio = io.BytesIO()
+    with zipfile.ZipFile(audio, "w") as archive:
+        archive.writestr("fma_small/README.txt", "not a track")
+        for name in ("000/000002", "000/000005", "012/012345"):
+            archive.writestr(f"fma_small/{name}.mp3", sound)
+        archive.writestr("fma_small/099/099134.mp3", b"")
+        archive.writestr("fma_small/098/098565.mp3", mp3(1.6, tmp_path))
+        archive.writestr("fma_small/999/999999.mp3", sound)      # unknown to the metadata
+        archive.writestr("../../escaped.mp3", sound)
+        archive.writestr("fma_small/000/../../000002.mp3", b"evil")
+    tracks = (",album,set,set,track,track\n,title,split,subset,genre_top,title\ntrack_id,,,,,\n"
+              '2,x,training,small,Hip-Hop,"A, b"\n5,x,training,small,Hip-Hop,c\n'
+              "12345,x,test,small,Old-Time / Historic,d\n99134,x,test,small,Rock,e\n"
+              "98565,x,test,small,Rock,f\n20,x,test,large,Jazz,g\n")
+    metadata = io.BytesIO()
+    with zipfile.ZipFile(metadata, "w") as archive:
+        archive.writestr("fma_metadata/tracks.csv", tracks)
+    return {"fma_small.zip": audio.getvalue(), "fma_metadata.zip": metadata.getvalue()}
+
+
+@pytest.fixture
+def server(archives):
+    """Serve the archives with Range; the first answer for the audio is cut in the middle."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = archives[self.path.strip("/")]
+            start = int(self.headers["Range"].split("=")[1].rstrip("-"))
+            requests.append((self.path.strip("/"), start))
+            if start >= len(body):
+                self.send_response(416)
+                self.end_headers()
+                return
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            cut = "small" in self.path and start == 0
+            self.wfile.write(body[start:len(body) // 2 if cut else None])
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}/", requests
+        httpd.shutdown()
+
+
+@pytest.fixture
+def sha1(archives):
+    return {name: hashlib.sha1(body).hexdigest() for name, body in archives.items()}
+
+
+def test_download_resumes_after_a_cut_and_lays_out_by_genre(tmp_path, archives, server, sha1):
+    url, requests = server
+    with pytest.warns(UserWarning, match="099134 .empty.") as caught:
+        audio = Music.download_fma_small(tmp_path / "fma", url, sha1)
+    assert "098565 (1." in str(caught[0].message)
+    half = len(archives["fma_small.zip"]) // 2
+    starts = [start for name, start in requests if name == "fma_small.zip"]
+    assert len(starts) == 2 and starts[0] == 0 and half - (1 << 14) <= starts[1] <= half
+    found = sorted(p.relative_to(audio).as_posix() for p in audio.rglob("*.mp3"))
+    assert found == ["Hip-Hop/000002.mp3", "Hip-Hop/000005.mp3",
+                     "Old-Time_Historic/012345.mp3", "Rock/098565.mp3", "Rock/099134.mp3"]
+
+
+def test_nothing_leaves_the_folder(tmp_path, server, sha1):
+    with pytest.warns(UserWarning):
+        audio = Music.download_fma_small(tmp_path / "a" / "b" / "fma", server[0], sha1)
+    assert not list(tmp_path.rglob("escaped*"))
+    assert soundfile.info(audio / "Hip-Hop" / "000002.mp3").duration > 29
+
+
+def test_a_second_call_downloads_nothing_and_a_lost_track_comes_back(tmp_path, server, sha1):
+    url, requests = server
+    with pytest.warns(UserWarning):
+        audio = Music.download_fma_small(tmp_path, url, sha1)
+    count = len(requests)
+    (audio / "Hip-Hop" / "000005.mp3").unlink()
+    with pytest.warns(UserWarning):
+        Music.download_fma_small(tmp_path, url, sha1)
+    assert len(requests) == count and (audio / "Hip-Hop" / "000005.mp3").exists()
+
+
+def test_a_wrong_checksum_is_refused(tmp_path, server, sha1):
+    with pytest.raises(ValueError, match="hash"):
+        Music.download_fma_small(tmp_path, server[0], {**sha1, "fma_small.zip": "0" * 40})
+
+
+def test_an_unreachable_server_keeps_what_came(tmp_path, monkeypatch):
+    monkeypatch.setattr(Music.time, "sleep", lambda seconds: None)
+    (tmp_path / "fma_small.zip.part").write_bytes(b"half")
+    with pytest.raises(ConnectionError, match="is kept"):
+        Music.download_fma_small(tmp_path, "http://127.0.0.1:9/")
+    assert (tmp_path / "fma_small.zip.part").read_bytes() == b"half"
+
+
+def test_coding_names_the_tracks_that_hold_no_music(tmp_path, server, sha1):
+    with pytest.warns(UserWarning):
+        audio = Music.download_fma_small(tmp_path, server[0], sha1)
+    coded = Music.get_musics_coded(audio, n_jobs=1)
+    assert coded.labels == ["Hip-Hop", "Hip-Hop", "Old-Time_Historic"]
+    assert {p.stem: reason.split(":")[0] for p, reason in coded.skipped.items()} == {
+        "098565": "too short", "099134": "empty file"}
