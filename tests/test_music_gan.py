@@ -236,4 +236,4 @@ def test_notebook_runs_as_a_whole(executed):
               and "check" not in c.metadata.get("tags", [])]
     assert not errors
     assert not [o.text for _, o in outputs if o.get("name") == "stderr"]
-    assert {p.name for p in (folder / "r").iterdir()} == {"plain", "modern"}
+    assert {p.name for p in (folder / "r").iterdir()} == {"plain", "modern", "samples.png"}
