@@ -19,8 +19,8 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
+import uuid
 import warnings
 import zipfile
 import zlib
@@ -28,6 +28,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,13 +68,12 @@ def _atomic(path):
     """Give a temporary path beside `path` that takes its place when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part" + path.suffix)
-    os.close(handle)
+    part = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
     try:
-        yield Path(name)
-        os.replace(name, path)
+        yield part
+        os.replace(part, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- collections: scores
@@ -587,11 +587,21 @@ PINK_CORNER = 20.0   # Hz: 1/f above, flat below, so that inaudible rumble holds
 FLOOR_TOP = 9600.0   # Hz: codecs and resamplers cut above
 TILE = (8, 4)        # bins x frames over which the power is averaged before any quantile
 Q_TIME, Q_BANDS = 0.10, 0.03  # low quantiles: music only ever adds power to the floor
+SLOPES = (0.8, 0.9, 1.0, 1.1, 1.2)
+# logistic function of what `floor_measures` finds: constant, log gap, log drift, depth / 10, grain
+PRESENCE = (35.7, -2.4, -0.5, -2.7, 46.0)
+LIFT = (2.8, 0.4)    # dB by which music lifts the level: 2.8 gap - 0.4
+WEIGHTS = Path(__file__).resolve().parent / "runs" / "recorded" / "pink-gain" / "gain.npz"
+# averages that a gain sees around each cell, as (rows, frames): tones last, onsets are broad
+BOXES = {"bins": ((1, 1), (1, 3), (1, 5), (1, 15), (1, 51), (3, 1), (5, 1), (17, 1), (3, 3),
+                  (17, 3), (5, 5), (61, 5), (3, 15)),
+         "bands": ((1, 1), (1, 5), (1, 15), (1, 51), (5, 1), (17, 1), (5, 5))}
+GAIN_MARGIN = 25     # frames that the widest average reaches to either side
 
 
-def _pink_psd(n, sr):
-    """Power spectral density of unit-variance 1/f noise on the `n // 2 + 1` bins of an rfft."""
-    psd = 1 / np.maximum(np.fft.rfftfreq(n, 1 / sr), PINK_CORNER)
+def _pink_psd(n, sr, slope=1.0):
+    """Power spectral density of unit-variance 1/f^slope noise on the bins of an rfft."""
+    psd = np.maximum(np.fft.rfftfreq(n, 1 / sr), PINK_CORNER) ** -slope
     psd[0] = 0
     return psd / psd.mean()
 
@@ -627,9 +637,9 @@ def pink_noise(n, rng=None):
     return (noise - noise.mean()) / noise.std()
 
 
-@functools.lru_cache(maxsize=8)
-def _pink_template(n_fft, sr):
-    """Expected STFT power of unit-variance pink noise, by Wiener-Khinchin.
+@functools.lru_cache(maxsize=16)
+def _pink_template(n_fft, sr, slope=1.0):
+    """Expected STFT power of unit-variance 1/f^slope noise, by Wiener-Khinchin.
 
     The expectation is the transform of the noise's autocorrelation times the window's.
 
@@ -638,8 +648,7 @@ def _pink_template(n_fft, sr):
     np.ndarray [shape=(1 + n_fft / 2, 1)], float32
     """
     from scipy.signal import get_window
-    psd = _pink_psd(32 * n_fft, sr)
-    noise = np.fft.irfft(psd)[:n_fft]
+    noise = np.fft.irfft(_pink_psd(32 * n_fft, sr, slope))[:n_fft]
     window = get_window("hann", n_fft)
     window = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * n_fft)) ** 2)[:n_fft]
     product = noise * window
@@ -648,29 +657,105 @@ def _pink_template(n_fft, sr):
 
 
 def _power(y, n_fft, hop_length):
-    import librosa
-    S = librosa.stft(np.asarray(y, np.float32), n_fft=n_fft, hop_length=hop_length)
-    return S.real ** 2 + S.imag ** 2
+    """Power of the STFT, float32; in blocks that stay in the processor's cache."""
+    from scipy.fft import rfft
+    from scipy.signal import get_window
+    window = get_window("hann", n_fft).astype(np.float32)
+    padded = np.pad(np.asarray(y, np.float32), n_fft // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
+    power = np.empty((1 + n_fft // 2, len(frames)), np.float32)
+    for at in range(0, len(frames), 48):
+        S = rfft(frames[at:at + 48] * window, workers=1)
+        power[:, at:at + 48] = (S.real ** 2 + S.imag ** 2).T
+    return power
 
 
-def _tiles(power, n_fft, sr):
-    """Mean power in units of pink noise over tiles of bins x frames, `[shape=(bands, times)]`."""
-    bins = min(len(power), int(FLOOR_TOP * n_fft / sr)) // TILE[0] * TILE[0]
-    width = min(TILE[1], power.shape[1])
-    times = power.shape[1] // width
-    flat = power[:bins, :times * width] / _pink_template(n_fft, sr)[:bins]
-    return flat.reshape(bins // TILE[0], TILE[0], times, width).mean((1, 3))
+def _cells(power, n_fft, sr):
+    """Power in units of pink noise, cut into tiles: `[shape=(bands, bins, times, frames)]`."""
+    loudness = power[1:64].mean(0)
+    heard = loudness > 1e-8 * loudness.max(initial=0)   # digital silence tells nothing
+    power = power if heard.all() else power[:, heard]
+    bands, times = min(len(power), int(FLOOR_TOP * n_fft / sr)) // TILE[0], power.shape[1] // TILE[1]
+    flat = power[:bands * TILE[0], :times * TILE[1]] / _pink_template(n_fft, sr)[:bands * TILE[0]]
+    return flat.reshape(bands, TILE[0], times, TILE[1])
 
 
-def _level(tiles):
-    return np.quantile(np.quantile(tiles, Q_TIME, axis=1), Q_BANDS)
+def _level(tiles, tilt=1.0):
+    return float(np.quantile(np.quantile(tiles, Q_TIME, axis=1) * tilt, Q_BANDS))
 
 
-@functools.lru_cache(maxsize=8)
-def _level_bias(n_fft, hop_length, sr):
+@functools.lru_cache(maxsize=64)
+def _level_bias(n_fft, hop_length, sr, times):
     """What `_level` says of pure pink noise of variance 1, below 1 as low quantiles are."""
-    power = _power(pink_noise(20 * sr, 0), n_fft, hop_length)
-    return float(_level(_tiles(power, n_fft, sr)))
+    noises = (pink_noise(times * TILE[1] * hop_length, seed) for seed in range(1 + 160 // times))
+    return float(np.mean([_level(_cells(_power(y, n_fft, hop_length), n_fft, sr).mean((1, 3)))
+                          for y in noises]))
+
+
+@functools.lru_cache(maxsize=16)
+def _tilt(bands, n_fft, sr, slope):
+    """Factors that turn tiles in units of 1/f noise into units of 1/f^slope noise."""
+    ratio = _pink_template(n_fft, sr) / _pink_template(n_fft, sr, slope)
+    return ratio[:bands * TILE[0]].reshape(bands, -1).mean(1)
+
+
+class Floor(NamedTuple):
+    """A floor of pink noise: see `pink_floor`."""
+
+    variance: float      # in units of the squared waveform
+    slope: float         # of the spectrum, 1/f^slope
+    presence: float      # 0: there is none; between: uncertain; 1
+
+    def power(self, n_fft=N_FFT, sr=SR):
+        """Expected STFT power of the noise that is believed, `[shape=(1 + n_fft / 2, 1)]`."""
+        return self.variance * self.presence * _pink_template(n_fft, sr, self.slope)
+
+
+def _grain(cells, tiles):
+    """Mean of log power less log of mean power in tiles of bands that are quiet for their band."""
+    quiet = tiles <= np.quantile(tiles, 0.25, axis=1, keepdims=True)
+    grain = np.log(cells + 1e-30).mean((1, 3)) - np.log(tiles + 1e-30)
+    return float(grain[quiet].mean())
+
+
+def floor_measures(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
+    """Measure what `pink_floor` decides on.
+
+    Returns
+    -------
+    level : float
+        Of the floor: variance of the noise.
+    slope : float
+        That with which the lowest bands agree best, 1 where the gain in agreement is small.
+    gap : float [dB]
+        How far the 20 % quantile over bands lies above the level: about 0.3 in noise.
+    drift : float [dB]
+        Standard deviation of the level over four quarters of the clip.
+    depth : float [dB]
+        How far the level lies below the mean power of the clip, in units of pink noise.
+    grain : float
+        Of the lowest bands, see `_grain`. In Gaussian noise a cell's power is exponential, whose
+        logarithm has a mean of -0.577 (Euler's constant) below the logarithm of the mean: about
+        -0.55 in quiet tiles, whatever the level. In music, lines and decays make it lower.
+    """
+    cells = _cells(power, n_fft, sr)
+    tiles = cells.mean((1, 3))
+    if tiles.shape[1] < 4 or not tiles.any():
+        return 0.0, 1.0, np.inf, np.inf, np.inf, -np.inf
+    low = np.quantile(tiles, Q_TIME, axis=1)
+    fits = []
+    for slope in SLOPES:
+        level, above = np.quantile(low * _tilt(len(low), n_fft, sr, slope), (Q_BANDS, 0.2))
+        gap = 10 * np.log10(max(above, 1e-30) / max(level, 1e-30))
+        fits.append((np.log(gap + 0.02) + 2 * abs(slope - 1), slope, level, gap))
+    _, slope, level, gap = min(fits)
+    tilt = _tilt(len(low), n_fft, sr, slope)
+    quarters = [_level(part, tilt) for part in np.array_split(tiles, 4, axis=1)]
+    drift = np.std(10 * np.log10(np.maximum(quarters, 1e-30)))
+    depth = 10 * np.log10(tiles.mean() / max(level, 1e-30))
+    lowest = np.argsort(low * tilt)[:max(4, len(low) // 8)]
+    bias = _level_bias(n_fft, hop_length, sr, 2 ** int(np.log2(min(tiles.shape[1], 160))))
+    return level / bias, slope, gap, drift, depth, _grain(cells[lowest], tiles[lowest])
 
 
 def pink_floor(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
@@ -678,74 +763,154 @@ def pink_floor(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
 
     In units of 1/f noise a pink floor is flat and steady, and music only adds to it: a low
     quantile over time and then over frequency sees the floor. It is believed where the lowest
-    bands agree (they do not in music: `gap`) and where it holds still (`drift`): a logistic
-    function of both, fitted on recorded and rendered music at 0 to 20 dB and without noise.
+    bands agree and have the grain of Gaussian noise (they do not in music), where the level
+    holds still, and where it is not far below the music: a logistic function of the four
+    (`floor_measures`), fitted on recorded music at 0 to 20 dB and without noise. Where bands
+    disagree, music has lifted the lowest ones too, and the level is lowered by as much.
 
     Parameters
     ----------
     power : np.ndarray [shape=(1 + n_fft / 2, t)]
-        Power of the STFT with a Hann window.
+        Power of the STFT with a Hann window. Digital silence is left out.
     n_fft, hop_length : int [samples]
     sr : int [Hz]
 
     Returns
     -------
-    variance : float
-        Of the pink noise, in units of the squared waveform.
-    presence : float
-        Between 0 (leave the recording alone) and 1.
+    Floor
+        Its presence is 0 for clips too short to tell (about a second).
 
     References
     ----------
     R. Martin, "Noise power spectral density estimation based on optimal smoothing and minimum
     statistics", IEEE TSAP 9(5), 2001: the idea of low quantiles and their bias.
     """
-    tiles = _tiles(power, n_fft, sr)
-    low = np.quantile(tiles, Q_TIME, axis=1)
-    level = np.quantile(low, Q_BANDS)
-    quarters = [_level(part) for part in np.array_split(tiles, min(4, tiles.shape[1]), axis=1)]
-    if min(level, *quarters) < 1e-14:  # digital silence somewhere: nothing steady there
-        return 0.0, 0.0
-    gap = 10 * np.log10(np.quantile(low, 0.2) / level)
-    drift = np.std(10 * np.log10(quarters))
-    logit = -2.5 * np.log(gap + 0.05) - 2.4 * np.log(drift + 0.05)
-    belief = 1 / (1 + np.exp(-logit))
-    return (float(level / _level_bias(n_fft, hop_length, sr)),
-            float(np.clip((belief - 0.6) / 0.3, 0, 1)))
+    level, slope, gap, drift, depth, grain = floor_measures(power, n_fft, hop_length, sr)
+    if gap > 3:    # no noise of these slopes, or nothing to measure
+        return Floor(0.0, 1.0, 0.0)
+    logit = np.dot(PRESENCE, (1, np.log(gap + 0.05), np.log(drift + 0.05), depth / 10, grain))
+    level /= 10 ** (max(0, LIFT[0] * gap - LIFT[1]) / 10)
+    return Floor(float(level), slope, float(np.clip((logit - 0.5) / 1.5, 0, 1)))
 
 
-def noise_gain(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR, lowest=0.06):
-    """Gain per bin and frame that removes the pink noise found by `pink_floor`.
+@functools.lru_cache(maxsize=1)
+def _weights():
+    """Weights of the learned gains; none, and a warning, where their file is missing."""
+    try:
+        with np.load(WEIGHTS) as kept:
+            return {name: kept[name].astype(np.float32) for name in kept.files}
+    except FileNotFoundError:
+        warnings.warn(f"no {WEIGHTS.name} beside Music.py (under runs): pink noise is removed by "
+                      "Wiener's formula, less well than by the learned gain", stacklevel=2)
+        return {}
 
-    Wiener's gain xi / (1 + xi). The signal-to-noise ratio xi is the power in units of the floor,
-    averaged along time (tones last) or along frequency (onsets are broad), whichever is larger,
-    less 2: 1 for the noise itself and 1 for the bias of taking the larger of two averages.
+
+def gain_features(ratio, hz, kind, mean, stretch=1.0):
+    """Describe what lies around each cell of a spectrogram, for the learned gain.
+
+    Parameters
+    ----------
+    ratio : np.ndarray [shape=(rows, t)]
+        Power in units of the noise floor.
+    hz : np.ndarray [shape=(rows,)]
+        Frequency of each row.
+    kind : {"bins", "bands"}
+        Rows of an STFT, or of mel bands: which `BOXES` to average over.
+    mean : float
+        Mean of `ratio` over the whole clip.
+    stretch : float
+        How many times closer frames are than those that the gain was trained on.
+
+    Returns
+    -------
+    np.ndarray [shape=(len(BOXES[kind]) + 2, rows, t)], float32
+        Logarithms of the averages, of the frequency and of the mean.
+    """
+    from scipy.ndimage import uniform_filter1d
+    x = np.empty((len(BOXES[kind]) + 2, *ratio.shape), np.float32)
+    for box, (rows, frames) in zip(x, BOXES[kind]):
+        frames = 2 * round((frames - 1) / 2 * stretch) + 1
+        average = uniform_filter1d(ratio, rows, axis=0, mode="nearest") if rows > 1 else ratio
+        box[:] = uniform_filter1d(average, frames, mode="nearest") if frames > 1 else average
+    x[:-2] += 1e-3
+    x[-2], x[-1] = np.asarray(hz)[:, None] + 20, mean
+    return np.log(x, out=x)
+
+
+def _gain(ratio, hz, kind, stretch):
+    """Gain of each cell from the power in units of the floor: learned, or Wiener's."""
+    from scipy.special import expit
+    mean, weights = float(ratio.mean()), _weights()
+    gain = np.empty_like(ratio)
+    size, margin = max(64, (1 << 18) // len(ratio)), int(np.ceil(GAIN_MARGIN * stretch))
+    for at in range(0, ratio.shape[1], size):      # blocks keep memory small
+        start = max(0, at - margin)
+        x = gain_features(ratio[:, start:at + size + margin], hz, kind, mean, stretch)
+        x = x[:, :, at - start:at - start + size]
+        if not weights:
+            # the larger of two averages of signal and noise, less the noise and the maximum's bias
+            xi = np.maximum(np.exp(x[[2, 5]].max(0)) - 2, 0)
+            gain[:, at:at + size] = np.maximum(xi / (1 + xi), 0.1) ** (1 + (kind == "bands"))
+            continue
+        h = x.reshape(len(x), -1)
+        for layer in range(3):
+            w = weights[f"{kind}{layer}"]          # the last column is the bias
+            h = w[:, :-1] @ (np.maximum(h, 0) if layer else h) + w[:, -1:]
+        gain[:, at:at + size] = expit(h).reshape(x.shape[1:])
+    return gain
+
+
+def noise_gain(power, floor, n_fft=2 * N_FFT, hop_length=N_FFT // 2, sr=SR):
+    """Gain per bin and frame that removes a floor of pink noise from a waveform's STFT.
+
+    Trained to leave the smallest error of the waveform: an estimate of the best real factor.
 
     Parameters
     ----------
     power : np.ndarray [shape=(1 + n_fft / 2, t)]
-    n_fft, hop_length : int [samples]
-    sr : int [Hz]
-    lowest : float
-        The gain's lower limit: a little noise left sounds better than holes.
+    floor : Floor
+        With some presence.
 
     Returns
     -------
-    np.ndarray [shape=(1 + n_fft / 2, t)], float32, or None
-        Factor of the magnitude; None where no floor is believed.
+    np.ndarray [shape=(1 + n_fft / 2, t)], float32
+        Factor of the magnitude, between 0 and 1.
     """
-    from scipy.ndimage import uniform_filter1d
-    variance, presence = pink_floor(power, n_fft, hop_length, sr)
-    if presence == 0:
-        return None
-    ratio = power / (variance * presence * _pink_template(n_fft, sr))
-    xi = np.maximum(uniform_filter1d(ratio, 7, axis=1), uniform_filter1d(ratio, 7, axis=0)) - 2
-    xi = np.maximum(xi, 0)
-    return np.maximum(xi / (1 + xi), lowest).astype(np.float32)
+    hz = np.linspace(0, sr / 2, len(power))
+    return _gain(power / floor.power(n_fft, sr), hz, "bins", n_fft / 4 / hop_length)
+
+
+def band_gain(power, floor, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR, n_mels=N_MELS):
+    """Gain per mel band and frame that removes a floor of pink noise from mel power.
+
+    Trained to leave the smallest error in decibels, which is what codes are made of.
+
+    Parameters
+    ----------
+    power : np.ndarray [shape=(1 + n_fft / 2, t)]
+    floor : Floor
+        With some presence.
+
+    Returns
+    -------
+    np.ndarray [shape=(n_mels, t)], float32
+        Factor of the mel power, between 0 and 1.
+    """
+    filters = _mel_filters(sr, n_fft, N_MELS)
+    hz = mel_to_hz(np.arange(1, N_MELS + 1) / (N_MELS + 1) * hz_to_mel(sr / 2))
+    ratio = (filters @ power) / (filters @ floor.power(n_fft, sr))
+    gain = _gain(ratio, hz, "bands", n_fft / 2 / hop_length)
+    if n_mels == N_MELS:
+        return gain
+    at = np.clip(np.arange(1, n_mels + 1) * (N_MELS + 1) / (n_mels + 1) - 1, 0, N_MELS - 1)
+    low, share = at.astype(int), (at % 1)[:, None].astype(np.float32)
+    return (1 - share) * gain[low] + share * gain[np.minimum(low + 1, N_MELS - 1)]
 
 
 def remove_pink_noise(y, sr=SR):
     """Remove pink noise of unknown level from a recording, and leave clean music alone.
+
+    Noise that fades or stops is not steady and stays; hum is music to this function.
 
     Parameters
     ----------
@@ -769,14 +934,16 @@ def remove_pink_noise(y, sr=SR):
         raise ValueError("the waveform holds samples that are not finite numbers")
     if y.ndim > 1:
         return np.stack([remove_pink_noise(channel, sr) for channel in y])
-    n_fft, hop_length = 2 * N_FFT, N_FFT // 2  # long windows: music is more tonal than noise
-    if len(y) < n_fft:
+    window = N_FFT * 2 ** max(0, round(np.log2(sr / SR)))
+    if len(y) < 2 * window:
         return y.copy()
-    S = librosa.stft(y, n_fft=n_fft, hop_length=hop_length)
-    gain = noise_gain(S.real ** 2 + S.imag ** 2, n_fft, hop_length, sr, lowest=0.1)
-    if gain is None:
+    floor = pink_floor(_power(y, window, window // 2), window, window // 2, sr)
+    if floor.presence == 0:
         return y.copy()
-    return librosa.istft(S * gain, n_fft=n_fft, hop_length=hop_length, length=len(y))
+    # the waveform's windows are twice as long: music is more tonal than noise
+    S = librosa.stft(y, n_fft=2 * window, hop_length=window // 2)
+    S *= noise_gain(S.real ** 2 + S.imag ** 2, floor, 2 * window, window // 2, sr)
+    return librosa.istft(S, hop_length=window // 2, length=len(y))
 
 
 # ---------------------------------------------------------------- mel power and codes
@@ -784,7 +951,8 @@ def remove_pink_noise(y, sr=SR):
 @functools.lru_cache(maxsize=8)
 def _mel_filters(sr, n_fft, n_mels):
     import librosa
-    return librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None)
+    from scipy.sparse import csr_array
+    return csr_array(librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None))
 
 
 def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH, denoise=False):
@@ -798,7 +966,7 @@ def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH,
         Triangles of height 1, equally wide on the HTK mel scale from 0 to sr / 2.
     n_fft, hop_length : int [samples]
     denoise : bool
-        Remove pink noise by `noise_gain`, in the same STFT.
+        Remove pink noise by `band_gain`, in the same STFT.
 
     Returns
     -------
@@ -806,11 +974,12 @@ def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH,
         Power: a sine of amplitude A reaches (A * n_fft / 4) ** 2.
     """
     power = _power(y, n_fft, hop_length)
+    mel = _mel_filters(sr, n_fft, n_mels) @ power
     if denoise:
-        gain = noise_gain(power, n_fft, hop_length, sr)
-        if gain is not None:
-            power *= gain ** 2
-    return _mel_filters(sr, n_fft, n_mels) @ power
+        floor = pink_floor(power, n_fft, hop_length, sr)
+        if floor.presence:
+            mel *= band_gain(power, floor, n_fft, hop_length, sr, n_mels)
+    return mel
 
 
 def code_from_mel(mel):
@@ -1007,7 +1176,7 @@ def _magnitude_from_mel(mel, n_fft, sr, n_iter=30):
     They decrease the Kullback-Leibler divergence (Lee and Seung, NIPS 2000), which weighs
     errors by the band's own power, so that quiet bands are matched too.
     """
-    filters = _mel_filters(sr, n_fft, len(mel))
+    filters = _mel_filters(sr, n_fft, len(mel)).toarray()
     mel = np.maximum(mel, 1e-10).astype(np.float32)
     weight = filters.sum(0)[:, None]
     filters, covered = filters[:, weight[:, 0] > 1e-3], weight[:, 0] > 1e-3
