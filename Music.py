@@ -1175,7 +1175,7 @@ SOUND_OVERLAP = 32   # frames that blocks share: their edges differ, their middl
 
 
 def _first_phase(mel, filters, n_fft, hop_length, start, seed):
-    """Phase of every bin if each peak of the bands were a sine (Beauregard, DAFx 2015).
+    """Phase of every bin if each peak of the bands were a sine (Beauregard, DSP 2015).
 
     Triangles that overlap by half interpolate linearly, so that the centroid of the bands
     around a peak is that of its bins: a sine's frequency, far finer than a band. Bins follow

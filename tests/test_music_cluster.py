@@ -1,5 +1,7 @@
 """The same call, spread over a Dask cluster."""
 
+import os
+
 import joblib
 import numpy as np
 import pytest
@@ -38,10 +40,9 @@ def test_a_cluster_gives_the_same_codes_to_the_bit(music, cluster, tmp_path):
 
 
 def test_a_worker_that_dies_loses_nothing(music, cluster, tmp_path):
-    local, client = cluster
-    client.run_on_scheduler(lambda: None)
-    client.submit(__import__("os")._exit, 1, workers=[next(iter(client.scheduler_info()["workers"]))],
-                  retries=0, pure=False)
+    _, client = cluster
+    victim = next(iter(client.scheduler_info()["workers"]))
+    client.submit(os._exit, 1, workers=[victim], retries=0, pure=False)
     with joblib.parallel_config(backend="dask"):
         coded = Music.get_musics_coded(music, 3, cache=tmp_path / "codes")
     here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")

@@ -4,8 +4,8 @@
 
 About four minutes on two cores. Without a folder, clean scores are rendered into a temporary
 one. A quarter of the tracks, by a hash of their names (`is_held_out`), is never trained on, and
-is what `benchmark_noise.py` measures. Writes `gain.npz` (float32, no pickle), the TensorBoard
-summary of the training and `README.txt`, which names the training data.
+is what `benchmark_noise.py` measures. Writes `gain.npz` (float32, no pickle) and the
+TensorBoard summary of the training, which names the training data.
 
 Noise is mixed in at -4 to 25 dB. `bins`, for waveforms: the loss is the energy of what the gain
 leaves wrong over the energy of the noise, in dB, so that every level counts alike. `bands`, for
