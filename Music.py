@@ -28,7 +28,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,24 +85,23 @@ class Repertoire:
     patterns: tuple
     program: int
     instrument: str
-    licence: str
+    licence: str = "public domain, encoding distributed with music21"
 
 
-_FREE = "public domain, encoding distributed with music21"
 REPERTOIRES = {
-    "chorale": Repertoire(("bach/bwv*.mxl",), 19, "church organ", _FREE),
-    "madrigal": Repertoire(("monteverdi/*[0-9].mxl",), 52, "choir", _FREE),
-    "trecento": Repertoire(("trecento/*.mxl", "trecento/*.xml"), 46, "harp", _FREE),
-    "quartet": Repertoire(("haydn/*/*.mxl", "mozart/k[148]*/*.mxl", "beethoven/**/*.mxl"),
-                          48, "strings", _FREE),
-    "reel": Repertoire(("ryansMammoth/*.abc",), 40, "fiddle", _FREE),
-    "irish": Repertoire(("oneills1850/*.abc",), 73, "flute", _FREE),
+    "chorale": Repertoire(("bach/bwv*.mxl",), 19, "church organ"),
+    "madrigal": Repertoire(("monteverdi/*[0-9].mxl",), 52, "choir"),
+    "trecento": Repertoire(("trecento/*.mxl", "trecento/*.xml"), 46, "harp"),
+    "quartet": Repertoire(("haydn/*/*.mxl", "mozart/k[148]*/*.mxl", "beethoven/**/*.mxl"), 48,
+                          "strings"),
+    "reel": Repertoire(("ryansMammoth/*.abc",), 40, "fiddle"),
+    "irish": Repertoire(("oneills1850/*.abc",), 73, "flute"),
     "german": Repertoire(tuple(f"essenFolksong/{book}*.abc" for book in
                                ("altdeu", "ballad", "boehme", "erk", "fink", "kinder", "zuccal")),
                          24, "guitar", "Essen folk songs, non-commercial use"),
     "chinese": Repertoire(("essenFolksong/han*.abc",), 107, "koto, nearest to the guzheng",
                           "Essen folk songs, non-commercial use"),
-    "scottish": Repertoire(("airdsAirs/*.abc",), 109, "bagpipe", _FREE),
+    "scottish": Repertoire(("airdsAirs/*.abc",), 109, "bagpipe"),
 }
 CLEAN_RMS, CLEAN_PEAK = 0.05, 0.5  # level of the music: leaves room for noise down to -5 dB
 MAX_CLIPS_PER_PIECE = 20
@@ -112,8 +111,7 @@ MAX_CLIPS_PER_PIECE = 20
 def _tunes(path):
     """Split an ABC book into `{number: text}`."""
     text = Path(path).read_text(encoding="utf-8", errors="replace")
-    tunes = [t for t in re.split(r"(?m)^(?=X:)", text) if t.startswith("X:")]
-    return {re.match(r"X:\s*(\w*)", t).group(1): t for t in tunes}
+    return {tune[2]: tune[1] for tune in re.finditer(r"(?ms)^(X:\s*(\w*).*?)(?=^X:|\Z)", text)}
 
 
 def _pieces(repertoire):
@@ -123,10 +121,8 @@ def _pieces(repertoire):
     pieces = []
     for path in sorted({p for pattern in repertoire.patterns for p in root.glob(pattern)}):
         name = re.sub(r"\W+", "_", str(path.relative_to(root).with_suffix(""))).strip("_")
-        if path.suffix == ".abc":
-            pieces += [(f"{name}_{number}", str(path), number) for number in _tunes(str(path))]
-        else:
-            pieces.append((name, str(path), None))
+        tunes = _tunes(str(path)) if path.suffix == ".abc" else [None]
+        pieces += [(name if t is None else f"{name}_{t}", str(path), t) for t in tunes]
     return pieces
 
 
@@ -139,21 +135,20 @@ def _window(path, tune, clip, seconds):
     """
     import symusic
     from music21 import bar, converter, midi, repeat, tempo
-    if tune is not None:
-        stream = converter.parse(_tunes(path)[tune], format="abc", forceSource=True)
-    else:
-        score = converter.parse(path, forceSource=True)
+    whole = tune is not None
+    score: Any = converter.parse(_tunes(path)[tune] if whole else path, forceSource=True,
+                                 format="abc" if whole else None)
+    if not whole:
         mark = score.recurse().getElementsByClass(tempo.MetronomeMark).first()
         beats = seconds * ((mark.getQuarterBPM() if mark else None) or 120) / 60
         measures = score.parts[0].getElementsByClass("Measure")
         length = int(np.ceil(beats / measures[min(1, len(measures) - 1)].barDuration.quarterLength))
-        stream = score.measures(clip * (length + 1), clip * (length + 1) + length)
-        for item in list(stream.recurse().getElementsByClass(
+        score = score.measures(clip * (length + 1), clip * (length + 1) + length)
+        for item in list(score.recurse().getElementsByClass(
                 (bar.Repeat, repeat.RepeatExpression, "RepeatBracket"))):
             item.activeSite.remove(item)
-    data = midi.translate.streamToMidiFile(stream).writestr()
-    score = symusic.Score.from_midi(data).to("second")
-    start = 0.0 if tune is None else clip * float(seconds)
+    score = symusic.Score.from_midi(midi.translate.streamToMidiFile(score).writestr(), "second")
+    start = clip * float(seconds) if whole else 0.0
     if not score.note_num() or score.end() - start < (seconds / 2 if clip else 1.0):
         return None
     return score.clip(start, score.end(), clip_end=False).shift_time(-start) if start else score
@@ -177,8 +172,7 @@ def _play(score, program, seconds):
     n, period = round(seconds * SR), max(1, round(score.end() * SR))
     y = np.zeros(n, np.float32)
     for start in range(0, n, period):
-        part = sound[:n - start]
-        y[start:start + len(part)] += part
+        y[start:start + len(sound)] += sound[:n - start]
     rms, peak = np.sqrt(np.mean(y ** 2)), np.abs(y).max()
     return y * min(CLEAN_RMS / max(rms, 1e-9), CLEAN_PEAK / max(peak, 1e-9))
 
@@ -194,9 +188,9 @@ def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
     target = Path(folder) / label / f"{name}-{clip}.flac"
     repertoire = REPERTOIRES[label]
     snr = None if snr_db is None else round(float(_seeded(seed, name).uniform(*snr_db)), 2)
-    note = json.dumps({"piece": name, "clip": clip, "program": repertoire.program,
-                       "snr_db": snr, "seconds": seconds, "seed": seed})
-    if target.exists() and clip_info(target) == json.loads(note):
+    note = {"piece": name, "clip": clip, "program": repertoire.program, "snr_db": snr,
+            "seconds": seconds, "seed": seed}
+    if clip_info(target) == note:
         return None
     try:
         with warnings.catch_warnings():
@@ -212,9 +206,8 @@ def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
     if snr is not None:
         noise = pink_noise(len(y), _seeded(seed, name, clip))
         y = y + noise * np.sqrt(np.mean(y ** 2) / np.mean(noise ** 2) / 10 ** (snr / 10))
-    with _atomic(target) as part, soundfile.SoundFile(
-            part, "w", SR, 1, subtype="PCM_16", format="FLAC") as file:
-        file.title, file.genre, file.comment = name, label, note
+    with _atomic(target) as part, soundfile.SoundFile(part, "w", SR, 1) as file:
+        file.title, file.genre, file.comment = name, label, json.dumps(note)
         file.license = repertoire.licence
         file.write(y)
     return None
@@ -227,7 +220,7 @@ def clip_info(path):
     -------
     dict
         piece, clip, program, snr_db [dB, None without noise], seconds, seed; empty for
-        other files.
+        other files, and where there is none.
     """
     import soundfile
     try:
@@ -239,7 +232,7 @@ def clip_info(path):
 
 def _shares(total, supply):
     """Split `total` over labels as evenly as their supply allows: `{label: count}`."""
-    shares = {}
+    shares: dict = {}
     for i, label in enumerate(sorted(supply, key=supply.get)):
         shares[label] = min(supply[label], (total - sum(shares.values())) // (len(supply) - i))
     return shares
@@ -255,34 +248,23 @@ def _candidates(label, seed, ended):
 
 def _next_wave(pieces, supply, done, queues):
     """Take as many candidates as clips are missing; `supply` falls where a queue runs dry."""
-    wave, dry = [], True
-    while not wave and dry:
-        dry = False
-        for label, share in _shares(pieces, supply).items():
-            missing = share - len(done[label])
-            taken = [(label, c) for c in itertools.islice(queues[label], missing)]
-            if len(taken) < missing:
-                supply[label], dry = len(done[label]) + len(taken), True
-            wave += taken
-    return wave
+    wave, before = [], dict(supply)
+    for label, share in _shares(pieces, supply).items():
+        missing = share - len(done[label])
+        taken = list(itertools.islice(queues[label], missing))
+        if len(taken) < missing:
+            supply[label] = len(done[label]) + len(taken)
+        wave += [(label, *candidate) for candidate in taken]
+    return wave if wave or supply == before else _next_wave(pieces, supply, done, queues)
 
 
 def _check_rendering(pieces, snr_db, seconds, repertoires):
-    unknown = sorted(set(repertoires) - set(REPERTOIRES))
-    if unknown or not repertoires:
-        raise ValueError(f"unknown repertoires {unknown}; there are {sorted(REPERTOIRES)}")
+    if not repertoires or not set(repertoires) <= set(REPERTOIRES):
+        raise ValueError(f"repertoires must be some of {list(REPERTOIRES)}, not {repertoires}")
     if snr_db is not None and not -5 <= snr_db[0] <= snr_db[1]:
         raise ValueError(f"snr_db must be a rising pair from -5 dB up, not {snr_db}")
     if seconds < 1 or pieces < 0:
         raise ValueError(f"cannot render {pieces} clips of {seconds} s: at least 1 s each")
-
-
-def _write_report(folder, done, replaced):
-    report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])),
-                  "instrument": REPERTOIRES[k].instrument, "replaced": dict(replaced[k])}
-              for k in done}
-    with _atomic(folder / ".report.json") as part:
-        part.write_text(json.dumps(report, indent=1))
 
 
 def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
@@ -329,24 +311,25 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     """
     _check_rendering(pieces, snr_db, seconds, repertoires)
     folder = Path(folder)
-    ended = set()
+    ended: set = set()
     queues = {k: _candidates(k, seed, ended) for k in repertoires}
     supply = dict.fromkeys(repertoires, pieces)
-    done = {k: [] for k in repertoires}
-    replaced = {k: Counter() for k in repertoires}
+    done: dict = {k: [] for k in repertoires}
+    replaced: dict = {k: Counter() for k in repertoires}
     with _progress(None, total=pieces, desc="render", unit="clip") as bar:
         while wave := _next_wave(pieces, supply, done, queues):
-            results = _parallel(_render_clip, [(folder, k, *candidate, seconds, snr_db, seed)
-                                               for k, candidate in wave], n_jobs)
-            for (k, (piece, clip)), reason in zip(wave, results):
+            jobs = [(folder, *candidate, seconds, snr_db, seed) for candidate in wave]
+            for (k, piece, _), reason in zip(wave, _parallel(_render_clip, jobs, n_jobs)):
                 if reason is None:
                     done[k].append(piece[0])
                     bar.update()
-                    continue
-                ended.add(piece[0])
-                if reason != "over":
-                    replaced[k][reason] += 1
-    _write_report(folder, done, replaced)
+                else:
+                    ended.add(piece[0])
+                    replaced[k].update({reason} - {"over"})
+    report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])), "replaced": replaced[k],
+                  "instrument": REPERTOIRES[k].instrument} for k in repertoires}
+    with _atomic(folder / ".report.json") as part:
+        part.write_text(json.dumps(report, indent=1))
     made = sum(map(len, done.values()))
     if made < pieces:
         raise ValueError(f"{', '.join(repertoires)} give {made} clips of {seconds} s, "
@@ -367,59 +350,50 @@ def _resume_download(url, output_file, _pooch, tries=6, wait=1.0):
     Gives up after `tries` tries in a row that brought nothing.
     """
     import requests
-    final = Path(output_file).parent / Path(url).name
-    part = final.with_name(final.name + ".part")
+    part = Path(output_file).with_name(Path(url).name + ".part")
     part.touch()
     failures = 0
-    while True:
+    while failures < tries:
         have = part.stat().st_size
         try:
-            if _fetch_rest(url, part, have):
-                break
-            problem = "the server stopped sending"
+            _fetch_rest(url, part, have)
+            os.replace(part, output_file)
+            return
         except (requests.ConnectionError, requests.Timeout,
                 requests.exceptions.ChunkedEncodingError) as error:
-            problem = str(error)
+            problem = error
         failures = 0 if part.stat().st_size > have else failures + 1
-        if failures == tries:
-            raise ConnectionError(f"{url}: {problem}; {part} is kept, call again to go on")
         time.sleep(wait * failures)
-    os.replace(part, output_file)
+    raise ConnectionError(f"{url}: {problem}; {part} is kept, call again to go on")
 
 
 def _fetch_rest(url, part, have):
-    """Append what is missing after `have` bytes; return whether the file is complete."""
+    """Append what is missing after `have` bytes; a cut raises one of the errors of requests."""
     import requests
     with requests.get(url, stream=True, timeout=30, headers={
             "Range": f"bytes={have}-", "Accept-Encoding": "identity"}) as reply:
         if reply.status_code == 416:  # nothing left to send
-            return True
+            return
         reply.raise_for_status()
-        start = have if reply.status_code == 206 else 0  # 200: no Range here, all over again
-        total = start + int(reply.headers.get("Content-Length", 0))
-        with (open(part, "r+b") as file, _progress(
-                None, total=total, initial=start, unit="B", unit_scale=True,
-                desc=part.stem) as bar):
-            file.seek(start)
-            file.truncate()
+        resumed = reply.status_code == 206   # 200: no Range here, all over again
+        with open(part, "ab" if resumed else "wb") as file, _progress(
+                None, desc=part.stem, unit="B", unit_scale=True, initial=have * resumed,
+                total=have * resumed + int(reply.headers.get("Content-Length", 0))) as bar:
             for block in reply.iter_content(1 << 14):
-                file.write(block)
-                bar.update(len(block))
-    return part.stat().st_size >= total
+                bar.update(file.write(block))
+        if part.stat().st_size < bar.total:   # old versions of urllib3 do not notice
+            raise requests.ConnectionError("the server stopped sending")
 
 
 def _fma_genres(metadata_zip):
     """Read `{track id: top genre}` of the small subset out of fma_metadata.zip."""
-    with zipfile.ZipFile(metadata_zip) as archive:
-        names = [n for n in archive.namelist() if n.split("/")[-1] == "tracks.csv"]
-        if not names:
-            raise ValueError(f"{metadata_zip} holds no tracks.csv")
-        with archive.open(names[0]) as raw:
-            rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8"))
-            head = list(zip(next(rows), next(rows)))
-            genre, subset = head.index(("track", "genre_top")), head.index(("set", "subset"))
-            return {int(row[0]): row[genre] for row in rows
-                    if row[0].isdigit() and row[subset] == "small"}
+    with (zipfile.ZipFile(metadata_zip) as archive,
+          archive.open("fma_metadata/tracks.csv") as raw):
+        rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8"))
+        head = list(zip(next(rows), next(rows)))
+        genre, subset = head.index(("track", "genre_top")), head.index(("set", "subset"))
+        return {int(row[0]): row[genre] for row in rows
+                if row[0].isdigit() and row[subset] == "small"}
 
 
 def download_fma_small(folder, url=FMA_URL, sha1=None):
@@ -473,10 +447,10 @@ def _unpack_fma(audio_zip, genres, target):
     with zipfile.ZipFile(audio_zip) as archive:
         for member in _progress(archive.infolist(), desc="unpack", unit="track"):
             match = re.fullmatch(r"fma_small/\d{3}/(\d{6})\.mp3", member.filename)
-            if not match or int(match.group(1)) not in genres:
+            if not match or int(match[1]) not in genres:
                 continue
-            genre = re.sub(r"[^\w-]+", "_", genres[int(match.group(1))]) or "unknown"
-            path = target / genre / f"{match.group(1)}.mp3"
+            genre = re.sub(r"[^\w-]+", "_", genres[int(match[1])]) or "unknown"
+            path = target / genre / f"{match[1]}.mp3"
             if not path.exists() or path.stat().st_size != member.file_size:
                 with _atomic(path) as part, archive.open(member) as source:
                     part.write_bytes(source.read())
@@ -485,7 +459,7 @@ def _unpack_fma(audio_zip, genres, target):
             except soundfile.LibsndfileError:
                 seconds = 0.0
             if seconds < 29:
-                odd.append(f"{match.group(1)} ({'empty' if not seconds else f'{seconds:.1f} s'})")
+                odd.append(f"{match[1]} ({'empty' if not seconds else f'{seconds:.1f} s'})")
     return odd
 
 
