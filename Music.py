@@ -54,7 +54,10 @@ def _progress(iterable, **options):
 
 
 def _parallel(function, calls, n_jobs):
-    """Yield `function(*call)` for each call, in order, on joblib's active backend."""
+    """Yield `function(*call)` for each call, in order, on joblib's active backend.
+
+    To be exhausted: joblib stops its workers where a generator is left before its end.
+    """
     from joblib import Parallel, delayed
     with warnings.catch_warnings():
         # joblib replaces a worker that has grown, as music21's do, and says so
@@ -319,7 +322,7 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     with _progress(None, total=pieces, desc="render", unit="clip") as bar:
         while wave := _next_wave(pieces, supply, done, queues):
             jobs = [(folder, *candidate, seconds, snr_db, seed) for candidate in wave]
-            for (k, piece, _), reason in zip(wave, _parallel(_render_clip, jobs, n_jobs)):
+            for reason, (k, piece, _) in zip(_parallel(_render_clip, jobs, n_jobs), wave):
                 if reason is None:
                     done[k].append(piece[0])
                     bar.update()
@@ -999,7 +1002,9 @@ class Codes:
 
 def _code_clips(path, seconds, n_mels, denoise):
     """Code a file: codes `[shape=(clips, n_mels, t)]`, their starts [s], and what went wrong."""
-    codes, starts, trouble, silent = [], [], "", 0
+    codes, starts, silent, trouble = [], [], 0, ""
+    if not path.stat().st_size:
+        return np.array([]), [], "empty file"
     try:
         for i, y in enumerate(audio_clips(path, seconds)):
             if np.abs(y).max() < SILENCE:
@@ -1007,44 +1012,45 @@ def _code_clips(path, seconds, n_mels, denoise):
                 continue
             mel = mel_spectrogram(y, n_mels=n_mels, denoise=denoise)
             codes.append(code_from_mel(mel).astype(np.float16))
-            starts.append(i * seconds)
+            starts.append(float(i * seconds))
+        if not codes:
+            trouble = (f"silent: {silent} clips without a sound" if silent
+                       else f"too short: less than a clip of {seconds:g} s")
     except Exception as error:  # a decoder may fail in any way: the run goes on
-        trouble = str(error).removeprefix(f"Error opening {str(path)!r}: ")
-        trouble = ("damaged after some clips: " if codes or silent
-                   else "not audio, or damaged: ") + trouble
-    if not codes and not trouble:
-        trouble = (f"silent: {silent} clips without a sound" if silent
-                   else f"too short: less than a clip of {seconds:g} s")
+        kind = "damaged after some clips" if codes or silent else "not audio, or damaged"
+        trouble = f"{kind}: {str(error).removeprefix(f'Error opening {str(path)!r}: ')}"
     return np.array(codes), starts, trouble
 
 
-def _code_file(path, store, key, seconds, n_mels, denoise):
-    """Code a file into `store`, unless it holds that file's codes under the same key."""
+def _code_file(path, store, key, *settings):
+    """Code a file into `store`, unless it is there under the same key; starts and trouble."""
     try:
         with np.load(store) as kept:
             if str(kept["key"]) == key:
-                return
+                return kept["starts"].tolist(), str(kept["trouble"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass
-    codes, starts, trouble = (np.array([]), [], "empty file") if not path.stat().st_size else \
-        _code_clips(path, seconds, n_mels, denoise)
+    codes, starts, trouble = _code_clips(path, *settings)
     with _atomic(store) as part:
-        np.savez(part, key=key, codes=codes, starts=np.array(starts, float), trouble=trouble)
+        np.savez(part, key=key, codes=codes, starts=np.array(starts), trouble=trouble)
+    return starts, trouble
 
 
 def _digest(*words):
     return hashlib.sha1(json.dumps(words).encode()).hexdigest()[:16]
 
 
+def _label(path, folder):
+    return folder.name if path.parent == folder else path.relative_to(folder).parts[0]
+
+
 def _spread(audio, folder):
     """Order files so that the first few come from every sub-folder in turn."""
-    turn = Counter()
-    order = []
+    groups: dict = {}
     for path in audio:
-        label = path.relative_to(folder).parts[0] if path.parent != folder else ""
-        order.append((turn[label], path))
-        turn[label] += 1
-    return [path for _, path in sorted(order)]
+        groups.setdefault(_label(path, folder), []).append(path)
+    return [path for turn in itertools.zip_longest(*groups.values())
+            for path in sorted(filter(None, turn))]
 
 
 def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None, n_jobs=-1,
@@ -1092,54 +1098,40 @@ def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None
     jobs = {}
     for path in audio:
         name, stat = path.relative_to(folder).as_posix(), path.stat()
-        jobs[path] = (cache / f"{_digest(name)}.npz", _digest(name, stat.st_size, stat.st_mtime_ns))
-    wanted, count, at = [], 0, 0
-    queue = audio if limit is None else _spread(audio, folder)
-    with _progress(None, total=len(audio) if limit is None else None, desc="code",
-                   unit="file") as bar:
-        while at < len(queue) and (limit is None or count < limit):
-            batch = queue[at:None if limit is None else at + limit - count]
-            for _ in _parallel(_code_file, [(path, *jobs[path], seconds, n_mels, denoise)
-                                            for path in batch], n_jobs):
-                bar.update()
-            wanted, at = wanted + batch, at + len(batch)
-            count = sum(_clip_count(jobs[path][0]) for path in wanted) if limit else 0
+        jobs[path] = (path, cache / f"{_digest(name)}.npz",
+                      _digest(name, stat.st_size, stat.st_mtime_ns), seconds, n_mels, denoise)
+    queue, found, count, enough = _spread(audio, folder), {}, 0, limit or sys.maxsize
+    todo = itertools.takewhile(lambda _: count < enough, queue)   # joblib asks as it goes
+    with _progress(None, total=min(len(audio), enough), desc="code", unit="file") as bar:
+        results = _parallel(_code_file, (jobs[path] for path in todo), n_jobs)
+        for result, path in zip(results, queue):
+            bar.update()
+            if count < enough:
+                found[path] = result
+                count += len(result[0])
     shape = (n_mels, 1 + round(seconds * SR) // HOP_LENGTH)
-    return _gather(folder, sorted(wanted), others, jobs, cache, limit, shape)
+    return _gather(folder, dict(sorted(found.items())), others, jobs, cache, limit, shape)
 
 
-def _clip_count(store):
-    with np.load(store) as kept:
-        return len(kept["starts"])
-
-
-def _gather(folder, audio, others, jobs, cache, limit, shape):
-    """Put the per-file results into one memory-mapped array and its list of clips."""
-    listing = {"clips": [], "skipped": {}, "damaged": {}}
-    whole = cache / f"all-{_digest(sorted(jobs[p][1] for p in audio), limit)}.npy"
-    for path in audio:
-        with np.load(jobs[path][0]) as kept:
-            starts, trouble = kept["starts"].tolist(), str(kept["trouble"])
-        listing["clips"] += [(path, start, i) for i, start in enumerate(starts)]
-        if trouble:
-            listing["damaged" if starts else "skipped"][path] = trouble
-    for path in others:
-        listing["skipped"][path] = f"not audio: {path.suffix or 'no suffix'} is none of " \
-                                   + " ".join(AUDIO_SUFFIXES)
-    clips = listing["clips"][:limit]
+def _gather(folder, found, others, jobs, cache, limit, shape):
+    """Put the per-file results into one array on disk, a file at a time, and list its clips."""
+    clips = [(path, start) for path, (starts, _) in found.items() for start in starts][:limit]
+    whole = cache / f"all-{_digest(sorted(jobs[path][2] for path in found), limit)}.npy"
     if not whole.exists():
-        with _atomic(whole) as part:
-            array = np.lib.format.open_memmap(part, "w+", np.float16, (len(clips), *shape))
-            for at, (path, _, i) in enumerate(clips):
-                with np.load(jobs[path][0]) as kept:
-                    array[at] = kept["codes"][i]
-            array.flush()
-            del array
-    label = [p.relative_to(folder).parts[0] if p.parent != folder else folder.name
-             for p, _, _ in clips]
+        with _atomic(whole) as part, open(part, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {
+                "descr": "<f2", "fortran_order": False, "shape": (len(clips), *shape)})
+            for path, some in itertools.groupby(path for path, _ in clips):
+                with np.load(jobs[path][1]) as kept:
+                    kept["codes"][:len(list(some))].tofile(file)
+    skipped = {p: trouble for p, (starts, trouble) in found.items() if trouble and not starts}
+    damaged = {p: trouble for p, (starts, trouble) in found.items() if trouble and starts}
+    for path in others:
+        skipped[path] = f"not audio: {path.suffix or 'no suffix'} is none of " \
+                        + " ".join(AUDIO_SUFFIXES)
     codes = np.load(whole, mmap_mode="r") if clips else np.zeros((0, *shape), np.float16)
-    return Codes(codes, label, [p for p, _, _ in clips], [start for _, start, _ in clips],
-                 listing["skipped"], listing["damaged"])
+    return Codes(codes, [_label(path, folder) for path, _ in clips], [path for path, _ in clips],
+                 [start for _, start in clips], skipped, damaged)
 
 
 # ---------------------------------------------------------------- codes to sound

@@ -161,6 +161,9 @@ def test_limit_takes_from_every_genre(folder):
     coded = Music.get_musics_coded(folder, 4, limit=2, n_jobs=1)
     assert coded.labels == ["jazz", "rock"]
     assert len(Music.get_musics_coded(folder, 2, limit=3, n_jobs=1).codes) == 3
+    shutil.copy(folder / "rock" / "a.flac", folder / "rock" / "b.flac")
+    coded = Music.get_musics_coded(folder, 2, limit=4, n_jobs=2)
+    assert coded.labels == ["jazz", "jazz", "rock", "rock"]
 
 
 def test_codes_are_memory_mapped_half_floats(folder):
