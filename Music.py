@@ -504,9 +504,8 @@ def _decode(path, sr):
         resampler = soxr.ResampleStream(file.samplerate, sr, 1, dtype="float32")
         for _ in range(MAX_HOURS * 3600 * file.samplerate // BLOCK):
             block = file.read(BLOCK, dtype="float32", always_2d=True)
-            channels = block.shape[1]
-            # slices add up ten times faster than mean(axis=1)
-            mono = sum((block[:, c] for c in range(1, channels)), block[:, 0]) / channels
+            # adding up columns is ten times faster than mean(axis=1)
+            mono = sum(block.T[1:], block[:, 0]) / file.channels
             if not np.isfinite(mono).all():
                 raise ValueError("holds samples that are not finite numbers")
             last = len(block) < BLOCK
@@ -669,13 +668,6 @@ def _level_bias(n_fft, hop_length, sr, times):
                           for y in noises]))
 
 
-@functools.lru_cache(maxsize=16)
-def _tilt(bands, n_fft, sr, slope):
-    """Factors that turn tiles in units of 1/f noise into units of 1/f^slope noise."""
-    ratio = _pink_template(n_fft, sr) / _pink_template(n_fft, sr, slope)
-    return ratio[:bands * TILE[0]].reshape(bands, -1).mean(1)
-
-
 class Floor(NamedTuple):
     """A floor of pink noise: see `pink_floor`."""
 
@@ -686,13 +678,6 @@ class Floor(NamedTuple):
     def power(self, n_fft=N_FFT, sr=SR):
         """Expected STFT power of the noise that is believed, `[shape=(1 + n_fft / 2, 1)]`."""
         return self.variance * self.presence * _pink_template(n_fft, sr, self.slope)
-
-
-def _grain(cells, tiles):
-    """Mean of log power less log of mean power in tiles of bands that are quiet for their band."""
-    quiet = tiles <= np.quantile(tiles, 0.25, axis=1, keepdims=True)
-    grain = np.log(cells + 1e-30).mean((1, 3)) - np.log(tiles + 1e-30)
-    return float(grain[quiet].mean())
 
 
 def floor_measures(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
@@ -711,28 +696,30 @@ def floor_measures(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
     depth : float [dB]
         How far the level lies below the mean power of the clip, in units of pink noise.
     grain : float
-        Of the lowest bands, see `_grain`. In Gaussian noise a cell's power is exponential, whose
-        logarithm has a mean of -0.577 (Euler's constant) below the logarithm of the mean: about
-        -0.55 in quiet tiles, whatever the level. In music, lines and decays make it lower.
+        Mean of log power less log of mean power in the tiles of the lowest bands that are quiet
+        for their band. In Gaussian noise a cell's power is exponential, whose logarithm has a
+        mean of -0.577 (Euler's constant) below the logarithm of the mean: about -0.55 in quiet
+        tiles, whatever the level. In music, lines and decays make it lower.
     """
     cells = _cells(power, n_fft, sr)
     tiles = cells.mean((1, 3))
     if tiles.shape[1] < 4 or not tiles.any():
         return 0.0, 1.0, np.inf, np.inf, np.inf, -np.inf
     low = np.quantile(tiles, Q_TIME, axis=1)
-    fits = []
-    for slope in SLOPES:
-        level, above = np.quantile(low * _tilt(len(low), n_fft, sr, slope), (Q_BANDS, 0.2))
-        gap = 10 * np.log10(max(above, 1e-30) / max(level, 1e-30))
-        fits.append((np.log(gap + 0.02) + 2 * abs(slope - 1), slope, level, gap))
-    _, slope, level, gap = min(fits)
-    tilt = _tilt(len(low), n_fft, sr, slope)
+    ratios = [_pink_template(n_fft, sr) / _pink_template(n_fft, sr, slope) for slope in SLOPES]
+    tilts = np.array([r[:len(low) * TILE[0]].reshape(len(low), -1).mean(1) for r in ratios])
+    level, above = np.maximum(np.quantile(low * tilts, (Q_BANDS, 0.2), axis=1), 1e-30)
+    gap = 10 * np.log10(above / level)
+    best = np.argmin(np.log(gap + 0.02) + 2 * np.abs(np.array(SLOPES) - 1))
+    tilt, level, gap = tilts[best], level[best], gap[best]
     quarters = [_level(part, tilt) for part in np.array_split(tiles, 4, axis=1)]
     drift = np.std(10 * np.log10(np.maximum(quarters, 1e-30)))
-    depth = 10 * np.log10(tiles.mean() / max(level, 1e-30))
+    depth = 10 * np.log10(tiles.mean() / level)
     lowest = np.argsort(low * tilt)[:max(4, len(low) // 8)]
+    quiet = tiles[lowest] <= np.quantile(tiles[lowest], 0.25, axis=1, keepdims=True)
+    grain = np.log(cells[lowest] + 1e-30).mean((1, 3)) - np.log(tiles[lowest] + 1e-30)
     bias = _level_bias(n_fft, hop_length, sr, 2 ** int(np.log2(min(tiles.shape[1], 160))))
-    return level / bias, slope, gap, drift, depth, _grain(cells[lowest], tiles[lowest])
+    return level / bias, SLOPES[best], gap, drift, depth, float(grain[quiet].mean())
 
 
 def pink_floor(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
@@ -912,8 +899,6 @@ def remove_pink_noise(y, sr=SR):
     if y.ndim > 1:
         return np.stack([remove_pink_noise(channel, sr) for channel in y])
     window = N_FFT * 2 ** max(0, round(np.log2(sr / SR)))
-    if len(y) < 2 * window:
-        return y.copy()
     floor = pink_floor(_power(y, window, window // 2), window, window // 2, sr)
     if floor.presence == 0:
         return y.copy()
