@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy   # loads its parts when they are first used
 
 SR = 22050           # Hz
 N_FFT = 2048         # samples, 93 ms
@@ -623,9 +624,8 @@ def _pink_template(n_fft, sr, slope=1.0):
     -------
     np.ndarray [shape=(1 + n_fft / 2, 1)], float32
     """
-    from scipy.signal import get_window
     noise = np.fft.irfft(_pink_psd(32 * n_fft, sr, slope))[:n_fft]
-    window = get_window("hann", n_fft)
+    window = scipy.signal.get_window("hann", n_fft)
     window = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * n_fft)) ** 2)[:n_fft]
     product = noise * window
     power = 2 * np.fft.rfft(product, 2 * n_fft).real - product[0]
@@ -634,14 +634,12 @@ def _pink_template(n_fft, sr, slope=1.0):
 
 def _power(y, n_fft, hop_length):
     """Power of the STFT, float32; in blocks that stay in the processor's cache."""
-    from scipy.fft import rfft
-    from scipy.signal import get_window
-    window = get_window("hann", n_fft).astype(np.float32)
+    window = scipy.signal.get_window("hann", n_fft).astype(np.float32)
     padded = np.pad(np.asarray(y, np.float32), n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
     power = np.empty((1 + n_fft // 2, len(frames)), np.float32)
     for at in range(0, len(frames), 48):
-        S = rfft(frames[at:at + 48] * window, workers=1)
+        S = scipy.fft.rfft(frames[at:at + 48] * window, workers=1)
         power[:, at:at + 48] = (S.real ** 2 + S.imag ** 2).T
     return power
 
@@ -651,7 +649,8 @@ def _cells(power, n_fft, sr):
     loudness = power[1:64].mean(0)
     heard = loudness > 1e-8 * loudness.max(initial=0)   # digital silence tells nothing
     power = power if heard.all() else power[:, heard]
-    bands, times = min(len(power), int(FLOOR_TOP * n_fft / sr)) // TILE[0], power.shape[1] // TILE[1]
+    bands = min(len(power), int(FLOOR_TOP * n_fft / sr)) // TILE[0]
+    times = power.shape[1] // TILE[1]
     flat = power[:bands * TILE[0], :times * TILE[1]] / _pink_template(n_fft, sr)[:bands * TILE[0]]
     return flat.reshape(bands, TILE[0], times, TILE[1])
 
@@ -790,12 +789,10 @@ def gain_features(ratio, hz, kind, mean, stretch=1.0):
     np.ndarray [shape=(len(BOXES[kind]) + 2, rows, t)], float32
         Logarithms of the averages, of the frequency and of the mean.
     """
-    from scipy.ndimage import uniform_filter1d
     x = np.empty((len(BOXES[kind]) + 2, *ratio.shape), np.float32)
     for box, (rows, frames) in zip(x, BOXES[kind]):
         frames = 2 * round((frames - 1) / 2 * stretch) + 1
-        average = uniform_filter1d(ratio, rows, axis=0, mode="nearest") if rows > 1 else ratio
-        box[:] = uniform_filter1d(average, frames, mode="nearest") if frames > 1 else average
+        scipy.ndimage.uniform_filter(ratio, (rows, frames), box, mode="nearest")
     x[:-2] += 1e-3
     x[-2], x[-1] = np.asarray(hz)[:, None] + 20, mean
     return np.log(x, out=x)
@@ -803,7 +800,6 @@ def gain_features(ratio, hz, kind, mean, stretch=1.0):
 
 def _gain(ratio, hz, kind, stretch):
     """Gain of each cell from the power in units of the floor: learned, or Wiener's."""
-    from scipy.special import expit
     mean, weights = float(ratio.mean()), _weights()
     gain = np.empty_like(ratio)
     size, margin = max(64, (1 << 18) // len(ratio)), int(np.ceil(GAIN_MARGIN * stretch))
@@ -820,7 +816,7 @@ def _gain(ratio, hz, kind, stretch):
         for layer in range(3):
             w = weights[f"{kind}{layer}"]          # the last column is the bias
             h = w[:, :-1] @ (np.maximum(h, 0) if layer else h) + w[:, -1:]
-        gain[:, at:at + size] = expit(h).reshape(x.shape[1:])
+        gain[:, at:at + size] = scipy.special.expit(h).reshape(x.shape[1:])
     return gain
 
 
@@ -913,8 +909,8 @@ def remove_pink_noise(y, sr=SR):
 @functools.lru_cache(maxsize=8)
 def _mel_filters(sr, n_fft, n_mels):
     import librosa
-    from scipy.sparse import csr_array
-    return csr_array(librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None))
+    triangles = librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None)
+    return scipy.sparse.csr_array(triangles)
 
 
 def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH, denoise=False):
@@ -1141,8 +1137,8 @@ def _first_phase(mel, filters, n_fft, hop_length, start, seed):
     near = (np.abs(bands[:, None] - bands) <= lobe).astype(np.float32)
     bin_of_peak = (mel * centers) @ near / np.maximum(mel @ near, 1e-20)
     around = np.pad(mel, ((0, 0), (1, 1)), constant_values=-1)
-    higher = np.argmax([around[:, :-2], mel, around[:, 2:]], axis=0) - 1
-    peak = bands + np.where(np.maximum(around[:, :-2], around[:, 2:]) > mel, higher, 0)
+    uphill = np.argmax([mel, around[:, :-2], around[:, 2:]], axis=0)
+    peak = bands + np.take((0, -1, 1), uphill)
     peak = np.take_along_axis(peak, peak, 1)   # two bands uphill
     bin_of_peak[:, 0] = 0   # what peaks in the lowest band is an offset, no tone
     band = np.abs(bins[:, None] - centers).argmin(1)
@@ -1156,11 +1152,12 @@ class _Frames:
     """Overlapping frames of a waveform whose mel power `[shape=(t, bands)]` is to become `mel`."""
 
     def __init__(self, mel, n_fft, hop_length):
-        from scipy.signal import get_window
         self.mel, self.n_fft, self.hop_length = mel, n_fft, hop_length
-        self.window = get_window("hann", n_fft).astype(np.float32)
+        self.window = scipy.signal.get_window("hann", n_fft).astype(np.float32)
         # quiet frames must not be decided by the loud ones that they overlap
         self.weight = mel.sum(1, keepdims=True) ** -0.5 * self.window
+        # blocks that stay in the processor's cache
+        self.rows = [slice(i, min(i + 128, len(mel))) for i in range(0, len(mel), 128)]
         self.norm = np.maximum(self._add([self.weight * self.window]), 1e-9)
 
     def _add(self, blocks):
@@ -1173,23 +1170,18 @@ class _Frames:
             first += len(block)
         return y.ravel()[self.n_fft // 2:][:(len(self.mel) - 1) * self.hop_length]
 
-    def _rows(self):
-        # blocks that stay in the processor's cache
-        return (slice(i, min(i + 128, len(self.mel))) for i in range(0, len(self.mel), 128))
-
     def join(self, spectra):
-        """Waveform whose frames come nearest to `spectra`, given in the blocks of `_rows`."""
-        from scipy.fft import irfft
-        frames = (irfft(X, self.n_fft) * self.weight[at] for at, X in zip(self._rows(), spectra))
+        """Waveform whose frames come nearest to `spectra`, given in the blocks of `rows`."""
+        frames = (scipy.fft.irfft(X, self.n_fft) * self.weight[at]
+                  for at, X in zip(self.rows, spectra))
         return self._add(frames) / self.norm
 
     def corrected(self, y, filters, back):
         """Spectra of `y`, the magnitudes scaled by what the bands lack, in blocks."""
-        from scipy.fft import rfft
         low, high = (10 ** (db / 10) for db in DB_RANGE)
         frames = np.lib.stride_tricks.sliding_window_view(np.pad(y, self.n_fft // 2), self.n_fft)
-        for at in self._rows():
-            X = rfft(frames[::self.hop_length][at] * self.window)
+        for at in self.rows:
+            X = scipy.fft.rfft(frames[::self.hop_length][at] * self.window)
             # beyond its range the code says nothing: there bands stay as they are
             now = np.clip((X.real ** 2 + X.imag ** 2) @ filters.T, low, high)
             X *= np.exp(0.5 * np.log(self.mel[at] / now) @ back)
@@ -1210,7 +1202,7 @@ def _sound_block(code, sr, n_fft, hop_length, n_iter, start, seed):
     phase, turned = _first_phase(mel, filters, n_fft, hop_length // finer, start, seed)
     size = np.sqrt(np.where(rows > -1, mel / np.maximum(filters.sum(1), 0.1), 0) @ back)
     y = last = frames.join(size[at] * np.exp(1j * phase[at]).astype(np.complex64)
-                           for at in frames._rows())
+                           for at in frames.rows)
     momentum = 0.99
     for i in range(n_iter):
         if i == n_iter // 4:   # frames between those of the code have done their part
