@@ -13,20 +13,17 @@ scores that install with pip (`render_scores`). `get_musics_coded` turns a folde
 import csv
 import functools
 import hashlib
-import io
 import itertools
 import json
 import os
 import re
 import sys
 import time
-import uuid
 import warnings
 import zipfile
 import zlib
 from collections import Counter
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +73,7 @@ def _atomic(path):
     """Give a temporary path beside `path` that takes its place when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
+    part = path.with_name(f".{os.urandom(8).hex()}.part{path.suffix}")
     try:
         yield part
         os.replace(part, path)
@@ -86,8 +83,7 @@ def _atomic(path):
 
 # ---------------------------------------------------------------- collections: scores
 
-@dataclass(frozen=True)
-class Repertoire:
+class Repertoire(NamedTuple):
     """A body of compositions and the General MIDI program (counted from 0) that plays it."""
 
     patterns: tuple
@@ -201,8 +197,7 @@ def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
     if clip_info(target) == note:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of measures a little too full, by the hundred
+        with warnings.catch_warnings(action="ignore"):  # of measures too full, by the hundred
             score = _window(path, tune, clip, seconds)
     except Exception as error:  # music21 raises a dozen kinds for scores it cannot read
         return type(error).__name__
@@ -231,19 +226,9 @@ def clip_info(path):
         other files, and where there is none.
     """
     import soundfile
-    try:
-        with soundfile.SoundFile(path) as file:
-            return json.loads(file.comment or "{}")
-    except (soundfile.LibsndfileError, ValueError):
-        return {}
-
-
-def _shares(total, supply):
-    """Split `total` over labels as evenly as their supply allows: `{label: count}`."""
-    shares: dict = {}
-    for i, label in enumerate(sorted(supply, key=supply.get)):
-        shares[label] = min(supply[label], (total - sum(shares.values())) // (len(supply) - i))
-    return shares
+    with suppress(soundfile.LibsndfileError, ValueError), soundfile.SoundFile(path) as file:
+        return json.loads(file.comment or "{}")
+    return {}
 
 
 def _candidates(label, seed, ended):
@@ -254,16 +239,19 @@ def _candidates(label, seed, ended):
         yield from ((pieces[i], clip) for i in order if pieces[i][0] not in ended)
 
 
-def _next_wave(pieces, supply, done, queues):
-    """Take as many candidates as clips are missing; `supply` falls where a queue runs dry."""
-    wave, before = [], dict(supply)
-    for label, share in _shares(pieces, supply).items():
-        missing = share - len(done[label])
-        taken = list(itertools.islice(queues[label], missing))
-        if len(taken) < missing:
-            supply[label] = len(done[label]) + len(taken)
-        wave += [(label, *candidate) for candidate in taken]
-    return wave if wave or supply == before else _next_wave(pieces, supply, done, queues)
+def _next_wave(pieces, done, queues):
+    """Take the candidates that are missing, each of a label that has the fewest so far."""
+    wave: list = []
+    count = {label: len(made) for label, made in done.items()}
+    while queues and sum(count.values()) < pieces:
+        label = min(reversed(queues), key=count.__getitem__)
+        candidate = next(queues[label], None)
+        if candidate:
+            wave.append((label, *candidate))
+            count[label] += 1
+        else:
+            del queues[label]
+    return wave
 
 
 def _check_rendering(pieces, snr_db, seconds, repertoires):
@@ -321,11 +309,10 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     folder = Path(folder)
     ended: set = set()
     queues = {k: _candidates(k, seed, ended) for k in repertoires}
-    supply = dict.fromkeys(repertoires, pieces)
     done: dict = {k: [] for k in repertoires}
     replaced: dict = {k: Counter() for k in repertoires}
     with _progress(None, total=pieces, desc="render", unit="clip") as bar:
-        while wave := _next_wave(pieces, supply, done, queues):
+        while wave := _next_wave(pieces, done, queues):
             jobs = [(folder, *candidate, seconds, snr_db, seed) for candidate in wave]
             for reason, (k, piece, _) in zip(_parallel(_render_clip, jobs, n_jobs), wave):
                 if reason is None:
@@ -395,9 +382,8 @@ def _fetch_rest(url, part, have):
 
 def _fma_genres(metadata_zip):
     """Read `{track id: top genre}` of the small subset out of fma_metadata.zip."""
-    with (zipfile.ZipFile(metadata_zip) as archive,
-          archive.open("fma_metadata/tracks.csv") as raw):
-        rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8"))
+    with zipfile.Path(metadata_zip, "fma_metadata/tracks.csv").open(encoding="utf-8") as text:
+        rows = csv.reader(text)
         head = list(zip(next(rows), next(rows)))
         genre, subset = head.index(("track", "genre_top")), head.index(("set", "subset"))
         return {int(row[0]): row[genre] for row in rows
@@ -462,10 +448,9 @@ def _unpack_fma(audio_zip, genres, target):
             if not path.exists() or path.stat().st_size != member.file_size:
                 with _atomic(path) as part, archive.open(member) as source:
                     part.write_bytes(source.read())
-            try:
+            seconds = 0.0
+            with suppress(soundfile.LibsndfileError):
                 seconds = soundfile.info(path).duration
-            except soundfile.LibsndfileError:
-                seconds = 0.0
             if seconds < 29:
                 odd.append(f"{match[1]} ({'empty' if not seconds else f'{seconds:.1f} s'})")
     return odd
@@ -923,9 +908,8 @@ def remove_pink_noise(y, sr=SR):
 
 @functools.lru_cache(maxsize=8)
 def _mel_filters(sr, n_fft, n_mels):
-    import librosa
-    triangles = librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None)
-    return scipy.sparse.csr_array(triangles)
+    from librosa.filters import mel
+    return scipy.sparse.csr_array(mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None))
 
 
 def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH, denoise=False):
@@ -968,8 +952,7 @@ def db_from_code(code):
     return low + (np.asarray(code, np.float32) + 1) / 2 * (high - low)
 
 
-@dataclass
-class Codes:
+class Codes(NamedTuple):
     """What `get_musics_coded` returns: clips in the order of their paths.
 
     Attributes
@@ -1020,12 +1003,10 @@ def _code_clips(path, seconds, n_mels, denoise):
 
 def _code_file(path, store, key, *settings):
     """Code a file into `store`, unless it is there under the same key; starts and trouble."""
-    try:
-        with np.load(store) as kept:
-            if str(kept["key"]) == key:
-                return kept["starts"].tolist(), str(kept["trouble"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass
+    with (suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+          np.load(store) as kept):
+        if str(kept["key"]) == key:
+            return kept["starts"].tolist(), str(kept["trouble"])
     codes, starts, trouble = _code_clips(path, *settings)
     with _atomic(store) as part:
         np.savez(part, key=key, codes=codes, starts=np.array(starts), trouble=trouble)
@@ -1042,10 +1023,9 @@ def _label(path, folder):
 
 def _spread(audio, folder):
     """Order files so that the first few come from every sub-folder in turn."""
-    groups: dict = {}
-    for path in audio:
-        groups.setdefault(_label(path, folder), []).append(path)
-    return [path for turn in itertools.zip_longest(*groups.values())
+    label = functools.partial(_label, folder=folder)
+    groups = [list(group) for _, group in itertools.groupby(sorted(audio, key=label), label)]
+    return [path for turn in itertools.zip_longest(*groups)
             for path in sorted(filter(None, turn))]
 
 
@@ -1086,8 +1066,7 @@ def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None
     """
     folder = Path(folder)
     if seconds <= 0 or n_mels < 1 or (limit is not None and limit < 1):
-        raise ValueError("seconds, n_mels and limit must be positive, not "
-                         f"{seconds}, {n_mels}, {limit}")
+        raise ValueError(f"seconds {seconds}, n_mels {n_mels}, limit {limit}: not all positive")
     audio, others = audio_files(folder)
     settings = [SR, N_FFT, HOP_LENGTH, n_mels, DB_RANGE, float(seconds), denoise, CODE_VERSION]
     cache = Path(cache or folder / ".codes") / _digest(settings)
