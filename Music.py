@@ -491,7 +491,8 @@ def _decode(path, sr):
     import soundfile
     import soxr
     with soundfile.SoundFile(path) as file:
-        file.seekable = lambda: False   # or soundfile seeks after each read: MP3 decodes twice
+        # or soundfile seeks after each read, where MP3 loses the bits that frames lend each other
+        file.seekable = lambda: False
         resampler = soxr.ResampleStream(file.samplerate, sr, 1, dtype="float32")
         share = np.full(file.channels, 1 / file.channels, np.float32)
         for _ in range(MAX_HOURS * 3600 * file.samplerate // BLOCK):
