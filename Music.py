@@ -57,11 +57,15 @@ def _parallel(function, calls, n_jobs):
     To be exhausted: joblib stops its workers where a generator is left before its end.
     """
     from joblib import Parallel, delayed
+    from joblib.parallel import get_active_backend
+    tasks = (delayed(function)(*call) for call in calls)
     with warnings.catch_warnings():
         # joblib replaces a worker that has grown, as music21's do, and says so
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-        yield from Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(function)(*call) for call in calls)
+        if get_active_backend()[0].supports_return_generator:
+            yield from Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
+        while batch := list(itertools.islice(tasks, 256)):   # Ray gives nothing but lists
+            yield from Parallel(n_jobs=n_jobs)(batch)
 
 
 def _peak(y):
