@@ -15,8 +15,7 @@ for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
     os.environ[f"{library}_NUM_THREADS"] = "1"   # before numpy is loaded, here and in workers
 
 import argparse
-import concurrent.futures
-import multiprocessing
+import json
 import platform
 import shutil
 import statistics
@@ -129,7 +128,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, os.getpid()
 
 
-def two_processes(quarters):
+def two_processes(*quarters):
     """Code the same clips in one and in two processes, in turn: seconds, and peaks in GiB."""
     ours(quarters[0], 2)   # starts the workers
     seconds = [(timed(ours, folder, 1), timed(ours, folder, 2)) for folder in quarters]
@@ -146,17 +145,19 @@ def opened(folder):
     return len(coded.codes), size, peak()[0], max(workers.values())
 
 
-def apart(function, *arguments):
-    """Run in a fresh process that may start its own."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+def apart(function, *folders):
+    """Call a function of this file in a fresh process, whose workers import it by name."""
+    code = ("import json, pathlib, sys; sys.path[:0] = ['tests']; import benchmark_coding as b; "
+            f"print(json.dumps(b.{function.__name__}(*map(pathlib.Path, sys.argv[1:]))))")
+    done = subprocess.run([sys.executable, "-c", code, *map(str, folders)], cwd=ROOT, check=True,
+                          stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
 
 
 def many(folder, where, clips, count):
     """Two processes, memory, and what is on disk: bytes a clip."""
     quarters = [multiplied(folder, where / f"quarter{i}", clips // 4) for i in range(4)]
-    seconds, main, worker = apart(two_processes, quarters)
+    seconds, main, worker = apart(two_processes, *quarters)
     print(f"{clips} clips, a quarter at a time (n = 4 pairs in turn), workers warm:")
     verdict("speed of two processes over one", statistics.median(a / b for a, b in seconds), 1.8)
     verdict("peak memory of the main process", main, 1.5, " GiB", least=False)
