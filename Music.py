@@ -104,9 +104,8 @@ REPERTOIRES = {
                           "strings"),
     "reel": Repertoire(("ryansMammoth/*.abc",), 40, "fiddle"),
     "irish": Repertoire(("oneills1850/*.abc",), 73, "flute"),
-    "german": Repertoire(tuple(f"essenFolksong/{book}*.abc" for book in
-                               ("altdeu", "ballad", "boehme", "erk", "fink", "kinder", "zuccal")),
-                         24, "guitar", "Essen folk songs, non-commercial use"),
+    "german": Repertoire(("essenFolksong/[abekz]*.abc", "essenFolksong/fink*.abc"), 24, "guitar",
+                         "Essen folk songs, non-commercial use"),
     "chinese": Repertoire(("essenFolksong/han*.abc",), 107, "koto, nearest to the guzheng",
                           "Essen folk songs, non-commercial use"),
     "scottish": Repertoire(("airdsAirs/*.abc",), 109, "bagpipe"),
@@ -795,33 +794,25 @@ def gain_features(ratio, hz, kind, mean, stretch=1.0):
     return np.log(x, out=x)
 
 
-def _perceptron(x, kind):
-    """Apply a learned gain's three layers to features `[shape=(features, cells)]`."""
-    gain = np.empty(x.shape[1], np.float32)
-    for at in range(0, len(gain), 1 << 13):      # blocks that stay in the processor's cache
-        h = x[:, at:at + (1 << 13)]
-        for layer in range(3):
-            w = _weights()[f"{kind}{layer}"]     # the last column is the bias
-            h = w[:, :-1] @ (np.maximum(h, 0, out=h) if layer else h)
-            h += w[:, -1:]
-        scipy.special.expit(h[0], out=gain[at:at + (1 << 13)])
-    return gain
-
-
 def _gain(ratio, hz, kind, stretch):
     """Gain of each cell from the power in units of the floor: learned, or Wiener's."""
-    mean, gain = float(ratio.mean()), np.empty_like(ratio)
-    size, margin = max(64, (1 << 18) // len(ratio)), int(np.ceil(GAIN_MARGIN * stretch))
-    for at in range(0, ratio.shape[1], size):      # blocks keep memory small
+    mean, weights, gain = float(ratio.mean()), _weights(), np.empty_like(ratio)
+    size, margin = 216, int(np.ceil(GAIN_MARGIN * stretch))
+    for at in range(0, ratio.shape[1], size):    # blocks that nearly stay in the cache
         start = max(0, at - margin)
         x = gain_features(ratio[:, start:at + size + margin], hz, kind, mean, stretch)
         x = x[:, :, at - start:at - start + size]
-        if _weights():
-            gain[:, at:at + size] = _perceptron(x.reshape(len(x), -1), kind).reshape(x.shape[1:])
-        else:
+        if not weights:
             # the larger of two averages of signal and noise, less the noise and the maximum's bias
             xi = np.maximum(np.exp(x[[2, 5]].max(0)) - 2, 0)
             gain[:, at:at + size] = np.maximum(xi / (1 + xi), 0.1) ** (1 + (kind == "bands"))
+            continue
+        h = x.reshape(len(x), -1)
+        for layer in range(3):
+            w = weights[f"{kind}{layer}"]        # the last column is the bias
+            h = w[:, :-1] @ (np.maximum(h, 0, out=h) if layer else h)
+            h += w[:, -1:]
+        gain[:, at:at + size] = scipy.special.expit(h).reshape(x.shape[1:])
     return gain
 
 
@@ -867,9 +858,8 @@ def band_gain(power, floor, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR, n_mels=N_
     gain = _gain(ratio, hz, "bands", n_fft / 2 / hop_length)
     if n_mels == N_MELS:
         return gain
-    at = np.clip(np.arange(1, n_mels + 1) * (N_MELS + 1) / (n_mels + 1) - 1, 0, N_MELS - 1)
-    low, share = at.astype(int), (at % 1)[:, None].astype(np.float32)
-    return (1 - share) * gain[low] + share * gain[np.minimum(low + 1, N_MELS - 1)]
+    at = np.arange(1, n_mels + 1) * (N_MELS + 1) / (n_mels + 1) - 1
+    return np.transpose([np.interp(at, np.arange(N_MELS), g) for g in gain.T]).astype(np.float32)
 
 
 def remove_pink_noise(y, sr=SR):
