@@ -56,8 +56,7 @@ def _parallel(function, calls, n_jobs):
 
     To be exhausted: joblib stops its workers where a generator is left before its end.
     """
-    from joblib import Parallel, delayed
-    from joblib.parallel import get_active_backend
+    from joblib.parallel import Parallel, delayed, get_active_backend
     tasks = (delayed(function)(*call) for call in calls)
     with warnings.catch_warnings():
         # joblib replaces a worker that has grown, as music21's do, and says so
@@ -1020,8 +1019,7 @@ def _spread(audio, folder):
     """Order files so that the first few come from every sub-folder in turn."""
     label = functools.partial(_label, folder=folder)
     groups = [list(group) for _, group in itertools.groupby(sorted(audio, key=label), label)]
-    return [path for turn in itertools.zip_longest(*groups)
-            for path in sorted(filter(None, turn))]
+    return [p for turn in itertools.zip_longest(*groups) for p in sorted(filter(None, turn))]
 
 
 def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None, n_jobs=-1,
@@ -1096,9 +1094,8 @@ def _gather(folder, found, others, jobs, cache, limit, shape):
                     kept["codes"][:len(list(some))].tofile(file)
     skipped = {p: trouble for p, (starts, trouble) in found.items() if trouble and not starts}
     damaged = {p: trouble for p, (starts, trouble) in found.items() if trouble and starts}
-    for path in others:
-        skipped[path] = f"not audio: {path.suffix or 'no suffix'} is none of " \
-                        + " ".join(AUDIO_SUFFIXES)
+    known = " ".join(AUDIO_SUFFIXES)
+    skipped |= {p: f"not audio: {p.suffix or 'no suffix'} is none of {known}" for p in others}
     codes = np.load(whole, mmap_mode="r") if clips else np.zeros((0, *shape), np.float16)
     return Codes(codes, [_label(path, folder) for path, _ in clips], [path for path, _ in clips],
                  [start for _, start in clips], skipped, damaged)
@@ -1161,9 +1158,8 @@ class _Frames:
 
     def join(self, spectra):
         """Waveform whose frames come nearest to `spectra`, given in the blocks of `rows`."""
-        frames = (scipy.fft.irfft(X, self.n_fft) * self.weight[at]
-                  for at, X in zip(self.rows, spectra))
-        return self._add(frames) / self.norm
+        return self._add(scipy.fft.irfft(X, self.n_fft) * self.weight[at]
+                         for at, X in zip(self.rows, spectra)) / self.norm
 
     def corrected(self, y, filters, back):
         """Spectra of `y`, the magnitudes scaled by what the bands lack, in blocks."""
