@@ -1073,10 +1073,10 @@ def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None
     with _progress(None, total=min(len(audio), enough), desc="code", unit="file") as bar:
         results = _parallel(_code_file, (jobs[path] for path in todo), n_jobs)
         for result, path in zip(results, queue):
-            bar.update()
             if count < enough:
                 found[path] = result
                 count += len(result[0])
+                bar.update()
     shape = (n_mels, 1 + round(seconds * SR) // HOP_LENGTH)
     return _gather(folder, dict(sorted(found.items())), others, jobs, cache, limit, shape)
 
