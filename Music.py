@@ -351,6 +351,7 @@ def _resume_download(url, output_file, _pooch, tries=6, wait=1.0):
     part.touch()
     failures = 0
     while failures < tries:
+        time.sleep(wait * failures)
         have = part.stat().st_size
         try:
             _fetch_rest(url, part, have)
@@ -360,7 +361,6 @@ def _resume_download(url, output_file, _pooch, tries=6, wait=1.0):
                 requests.exceptions.ChunkedEncodingError) as error:
             problem = error
         failures = 0 if part.stat().st_size > have else failures + 1
-        time.sleep(wait * failures)
     raise ConnectionError(f"{url}: {problem}; {part} is kept, call again to go on")
 
 
