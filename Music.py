@@ -13,31 +13,29 @@ scores that install with pip (`render_scores`). `get_musics_coded` turns a folde
 import csv
 import functools
 import hashlib
-import io
 import itertools
 import json
 import os
 import re
 import sys
 import time
-import uuid
 import warnings
 import zipfile
 import zlib
 from collections import Counter
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy   # loads its parts when they are first used
 
 SR = 22050           # Hz
 N_FFT = 2048         # samples, 93 ms
 HOP_LENGTH = 1024    # samples, 46 ms
 N_MELS = 128         # bands between 0 Hz and SR / 2
 DB_RANGE = (-40.0, 50.0)  # mel power in dB that the codes -1 and 1 stand for
-CODE_VERSION = 1     # part of the key of every stored code: raise it when codes change
+CODE_VERSION = 2     # part of the key of every stored code: raise it when codes change
 
 AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav")
 PAD_SECONDS = 0.5    # a clip that lacks at most this much is padded with silence
@@ -54,13 +52,23 @@ def _progress(iterable, **options):
 
 
 def _parallel(function, calls, n_jobs):
-    """Yield `function(*call)` for each call, in order, on joblib's active backend."""
-    from joblib import Parallel, delayed
+    """Yield `function(*call)` for each call, in order, on joblib's active backend.
+
+    To be exhausted: joblib stops its workers where a generator is left before its end.
+    """
+    from joblib.parallel import Parallel, delayed, get_active_backend
+    tasks = (delayed(function)(*call) for call in calls)
     with warnings.catch_warnings():
         # joblib replaces a worker that has grown, as music21's do, and says so
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-        yield from Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(function)(*call) for call in calls)
+        if get_active_backend()[0].supports_return_generator:
+            yield from Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
+        while batch := list(itertools.islice(tasks, 256)):   # Ray gives nothing but lists
+            yield from Parallel(n_jobs=n_jobs)(batch)
+
+
+def _peak(y):
+    return max(y.max(), -y.min())   # of abs(y), without a copy
 
 
 @contextmanager
@@ -68,7 +76,7 @@ def _atomic(path):
     """Give a temporary path beside `path` that takes its place when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
+    part = path.with_name(f".{os.urandom(8).hex()}.part{path.suffix}")
     try:
         yield part
         os.replace(part, path)
@@ -78,31 +86,28 @@ def _atomic(path):
 
 # ---------------------------------------------------------------- collections: scores
 
-@dataclass(frozen=True)
-class Repertoire:
+class Repertoire(NamedTuple):
     """A body of compositions and the General MIDI program (counted from 0) that plays it."""
 
     patterns: tuple
     program: int
     instrument: str
-    licence: str
+    licence: str = "public domain, encoding distributed with music21"
 
 
-_FREE = "public domain, encoding distributed with music21"
 REPERTOIRES = {
-    "chorale": Repertoire(("bach/bwv*.mxl",), 19, "church organ", _FREE),
-    "madrigal": Repertoire(("monteverdi/*[0-9].mxl",), 52, "choir", _FREE),
-    "trecento": Repertoire(("trecento/*.mxl", "trecento/*.xml"), 46, "harp", _FREE),
-    "quartet": Repertoire(("haydn/*/*.mxl", "mozart/k[148]*/*.mxl", "beethoven/**/*.mxl"),
-                          48, "strings", _FREE),
-    "reel": Repertoire(("ryansMammoth/*.abc",), 40, "fiddle", _FREE),
-    "irish": Repertoire(("oneills1850/*.abc",), 73, "flute", _FREE),
-    "german": Repertoire(tuple(f"essenFolksong/{book}*.abc" for book in
-                               ("altdeu", "ballad", "boehme", "erk", "fink", "kinder", "zuccal")),
-                         24, "guitar", "Essen folk songs, non-commercial use"),
+    "chorale": Repertoire(("bach/bwv*.mxl",), 19, "church organ"),
+    "madrigal": Repertoire(("monteverdi/*[0-9].mxl",), 52, "choir"),
+    "trecento": Repertoire(("trecento/*.mxl", "trecento/*.xml"), 46, "harp"),
+    "quartet": Repertoire(("haydn/*/*.mxl", "mozart/k[148]*/*.mxl", "beethoven/**/*.mxl"), 48,
+                          "strings"),
+    "reel": Repertoire(("ryansMammoth/*.abc",), 40, "fiddle"),
+    "irish": Repertoire(("oneills1850/*.abc",), 73, "flute"),
+    "german": Repertoire(("essenFolksong/[abekz]*.abc", "essenFolksong/fink*.abc"), 24, "guitar",
+                         "Essen folk songs, non-commercial use"),
     "chinese": Repertoire(("essenFolksong/han*.abc",), 107, "koto, nearest to the guzheng",
                           "Essen folk songs, non-commercial use"),
-    "scottish": Repertoire(("airdsAirs/*.abc",), 109, "bagpipe", _FREE),
+    "scottish": Repertoire(("airdsAirs/*.abc",), 109, "bagpipe"),
 }
 CLEAN_RMS, CLEAN_PEAK = 0.05, 0.5  # level of the music: leaves room for noise down to -5 dB
 MAX_CLIPS_PER_PIECE = 20
@@ -112,8 +117,7 @@ MAX_CLIPS_PER_PIECE = 20
 def _tunes(path):
     """Split an ABC book into `{number: text}`."""
     text = Path(path).read_text(encoding="utf-8", errors="replace")
-    tunes = [t for t in re.split(r"(?m)^(?=X:)", text) if t.startswith("X:")]
-    return {re.match(r"X:\s*(\w*)", t).group(1): t for t in tunes}
+    return {tune[2]: tune[1] for tune in re.finditer(r"(?ms)^(X:\s*(\w*).*?)(?=^X:|\Z)", text)}
 
 
 def _pieces(repertoire):
@@ -123,10 +127,8 @@ def _pieces(repertoire):
     pieces = []
     for path in sorted({p for pattern in repertoire.patterns for p in root.glob(pattern)}):
         name = re.sub(r"\W+", "_", str(path.relative_to(root).with_suffix(""))).strip("_")
-        if path.suffix == ".abc":
-            pieces += [(f"{name}_{number}", str(path), number) for number in _tunes(str(path))]
-        else:
-            pieces.append((name, str(path), None))
+        tunes = _tunes(str(path)) if path.suffix == ".abc" else [None]
+        pieces += [(name if t is None else f"{name}_{t}", str(path), t) for t in tunes]
     return pieces
 
 
@@ -139,21 +141,20 @@ def _window(path, tune, clip, seconds):
     """
     import symusic
     from music21 import bar, converter, midi, repeat, tempo
-    if tune is not None:
-        stream = converter.parse(_tunes(path)[tune], format="abc", forceSource=True)
-    else:
-        score = converter.parse(path, forceSource=True)
+    whole = tune is not None
+    score: Any = converter.parse(_tunes(path)[tune] if whole else path, forceSource=True,
+                                 format="abc" if whole else None)
+    if not whole:
         mark = score.recurse().getElementsByClass(tempo.MetronomeMark).first()
         beats = seconds * ((mark.getQuarterBPM() if mark else None) or 120) / 60
         measures = score.parts[0].getElementsByClass("Measure")
         length = int(np.ceil(beats / measures[min(1, len(measures) - 1)].barDuration.quarterLength))
-        stream = score.measures(clip * (length + 1), clip * (length + 1) + length)
-        for item in list(stream.recurse().getElementsByClass(
+        score = score.measures(clip * (length + 1), clip * (length + 1) + length)
+        for item in list(score.recurse().getElementsByClass(
                 (bar.Repeat, repeat.RepeatExpression, "RepeatBracket"))):
             item.activeSite.remove(item)
-    data = midi.translate.streamToMidiFile(stream).writestr()
-    score = symusic.Score.from_midi(data).to("second")
-    start = 0.0 if tune is None else clip * float(seconds)
+    score = symusic.Score.from_midi(midi.translate.streamToMidiFile(score).writestr(), "second")
+    start = clip * float(seconds) if whole else 0.0
     if not score.note_num() or score.end() - start < (seconds / 2 if clip else 1.0):
         return None
     return score.clip(start, score.end(), clip_end=False).shift_time(-start) if start else score
@@ -177,10 +178,9 @@ def _play(score, program, seconds):
     n, period = round(seconds * SR), max(1, round(score.end() * SR))
     y = np.zeros(n, np.float32)
     for start in range(0, n, period):
-        part = sound[:n - start]
-        y[start:start + len(part)] += part
-    rms, peak = np.sqrt(np.mean(y ** 2)), np.abs(y).max()
-    return y * min(CLEAN_RMS / max(rms, 1e-9), CLEAN_PEAK / max(peak, 1e-9))
+        y[start:start + len(sound)] += sound[:n - start]
+    rms = np.sqrt(np.mean(y ** 2))
+    return y * min(CLEAN_RMS / max(rms, 1e-9), CLEAN_PEAK / max(_peak(y), 1e-9))
 
 
 def _seeded(seed, *words):
@@ -194,27 +194,25 @@ def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
     target = Path(folder) / label / f"{name}-{clip}.flac"
     repertoire = REPERTOIRES[label]
     snr = None if snr_db is None else round(float(_seeded(seed, name).uniform(*snr_db)), 2)
-    note = json.dumps({"piece": name, "clip": clip, "program": repertoire.program,
-                       "snr_db": snr, "seconds": seconds, "seed": seed})
-    if target.exists() and clip_info(target) == json.loads(note):
+    note = {"piece": name, "clip": clip, "program": repertoire.program, "snr_db": snr,
+            "seconds": seconds, "seed": seed}
+    if clip_info(target) == note:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of measures a little too full, by the hundred
+        with warnings.catch_warnings(action="ignore"):  # of measures too full, by the hundred
             score = _window(path, tune, clip, seconds)
     except Exception as error:  # music21 raises a dozen kinds for scores it cannot read
         return type(error).__name__
     if score is None:
         return "over"
     y = _play(score, repertoire.program, seconds)
-    if np.abs(y).max() < SILENCE:
+    if _peak(y) < SILENCE:
         return "silent"
     if snr is not None:
         noise = pink_noise(len(y), _seeded(seed, name, clip))
         y = y + noise * np.sqrt(np.mean(y ** 2) / np.mean(noise ** 2) / 10 ** (snr / 10))
-    with _atomic(target) as part, soundfile.SoundFile(
-            part, "w", SR, 1, subtype="PCM_16", format="FLAC") as file:
-        file.title, file.genre, file.comment = name, label, note
+    with _atomic(target) as part, soundfile.SoundFile(part, "w", SR, 1) as file:
+        file.title, file.genre, file.comment = name, label, json.dumps(note)
         file.license = repertoire.licence
         file.write(y)
     return None
@@ -227,22 +225,12 @@ def clip_info(path):
     -------
     dict
         piece, clip, program, snr_db [dB, None without noise], seconds, seed; empty for
-        other files.
+        other files, and where there is none.
     """
     import soundfile
-    try:
-        with soundfile.SoundFile(path) as file:
-            return json.loads(file.comment or "{}")
-    except (soundfile.LibsndfileError, ValueError):
-        return {}
-
-
-def _shares(total, supply):
-    """Split `total` over labels as evenly as their supply allows: `{label: count}`."""
-    shares = {}
-    for i, label in enumerate(sorted(supply, key=supply.get)):
-        shares[label] = min(supply[label], (total - sum(shares.values())) // (len(supply) - i))
-    return shares
+    with suppress(soundfile.LibsndfileError, ValueError), soundfile.SoundFile(path) as file:
+        return json.loads(file.comment or "{}")
+    return {}
 
 
 def _candidates(label, seed, ended):
@@ -253,36 +241,28 @@ def _candidates(label, seed, ended):
         yield from ((pieces[i], clip) for i in order if pieces[i][0] not in ended)
 
 
-def _next_wave(pieces, supply, done, queues):
-    """Take as many candidates as clips are missing; `supply` falls where a queue runs dry."""
-    wave, dry = [], True
-    while not wave and dry:
-        dry = False
-        for label, share in _shares(pieces, supply).items():
-            missing = share - len(done[label])
-            taken = [(label, c) for c in itertools.islice(queues[label], missing)]
-            if len(taken) < missing:
-                supply[label], dry = len(done[label]) + len(taken), True
-            wave += taken
+def _next_wave(pieces, done, queues):
+    """Take the candidates that are missing, each of a label that has the fewest so far."""
+    wave: list = []
+    count = {label: len(made) for label, made in done.items()}
+    while queues and sum(count.values()) < pieces:
+        label = min(reversed(queues), key=count.__getitem__)
+        candidate = next(queues[label], None)
+        if candidate:
+            wave.append((label, *candidate))
+            count[label] += 1
+        else:
+            del queues[label]
     return wave
 
 
 def _check_rendering(pieces, snr_db, seconds, repertoires):
-    unknown = sorted(set(repertoires) - set(REPERTOIRES))
-    if unknown or not repertoires:
-        raise ValueError(f"unknown repertoires {unknown}; there are {sorted(REPERTOIRES)}")
+    if not repertoires or not set(repertoires) <= set(REPERTOIRES):
+        raise ValueError(f"repertoires must be some of {list(REPERTOIRES)}, not {repertoires}")
     if snr_db is not None and not -5 <= snr_db[0] <= snr_db[1]:
         raise ValueError(f"snr_db must be a rising pair from -5 dB up, not {snr_db}")
     if seconds < 1 or pieces < 0:
         raise ValueError(f"cannot render {pieces} clips of {seconds} s: at least 1 s each")
-
-
-def _write_report(folder, done, replaced):
-    report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])),
-                  "instrument": REPERTOIRES[k].instrument, "replaced": dict(replaced[k])}
-              for k in done}
-    with _atomic(folder / ".report.json") as part:
-        part.write_text(json.dumps(report, indent=1))
 
 
 def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
@@ -329,24 +309,24 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     """
     _check_rendering(pieces, snr_db, seconds, repertoires)
     folder = Path(folder)
-    ended = set()
+    ended: set = set()
     queues = {k: _candidates(k, seed, ended) for k in repertoires}
-    supply = dict.fromkeys(repertoires, pieces)
-    done = {k: [] for k in repertoires}
-    replaced = {k: Counter() for k in repertoires}
+    done: dict = {k: [] for k in repertoires}
+    replaced: dict = {k: Counter() for k in repertoires}
     with _progress(None, total=pieces, desc="render", unit="clip") as bar:
-        while wave := _next_wave(pieces, supply, done, queues):
-            results = _parallel(_render_clip, [(folder, k, *candidate, seconds, snr_db, seed)
-                                               for k, candidate in wave], n_jobs)
-            for (k, (piece, clip)), reason in zip(wave, results):
+        while wave := _next_wave(pieces, done, queues):
+            jobs = [(folder, *candidate, seconds, snr_db, seed) for candidate in wave]
+            for reason, (k, piece, _) in zip(_parallel(_render_clip, jobs, n_jobs), wave):
                 if reason is None:
                     done[k].append(piece[0])
                     bar.update()
-                    continue
-                ended.add(piece[0])
-                if reason != "over":
-                    replaced[k][reason] += 1
-    _write_report(folder, done, replaced)
+                else:
+                    ended.add(piece[0])
+                    replaced[k].update({reason} - {"over"})
+    report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])), "replaced": replaced[k],
+                  "instrument": REPERTOIRES[k].instrument} for k in repertoires}
+    with _atomic(folder / ".report.json") as part:
+        part.write_text(json.dumps(report, indent=1))
     made = sum(map(len, done.values()))
     if made < pieces:
         raise ValueError(f"{', '.join(repertoires)} give {made} clips of {seconds} s, "
@@ -367,59 +347,49 @@ def _resume_download(url, output_file, _pooch, tries=6, wait=1.0):
     Gives up after `tries` tries in a row that brought nothing.
     """
     import requests
-    final = Path(output_file).parent / Path(url).name
-    part = final.with_name(final.name + ".part")
+    part = Path(output_file).with_name(Path(url).name + ".part")
     part.touch()
     failures = 0
-    while True:
+    while failures < tries:
+        time.sleep(wait * failures)
         have = part.stat().st_size
         try:
-            if _fetch_rest(url, part, have):
-                break
-            problem = "the server stopped sending"
+            _fetch_rest(url, part, have)
+            os.replace(part, output_file)
+            return
         except (requests.ConnectionError, requests.Timeout,
                 requests.exceptions.ChunkedEncodingError) as error:
-            problem = str(error)
+            problem = error
         failures = 0 if part.stat().st_size > have else failures + 1
-        if failures == tries:
-            raise ConnectionError(f"{url}: {problem}; {part} is kept, call again to go on")
-        time.sleep(wait * failures)
-    os.replace(part, output_file)
+    raise ConnectionError(f"{url}: {problem}; {part} is kept, call again to go on")
 
 
 def _fetch_rest(url, part, have):
-    """Append what is missing after `have` bytes; return whether the file is complete."""
+    """Append what is missing after `have` bytes; a cut raises one of the errors of requests."""
     import requests
     with requests.get(url, stream=True, timeout=30, headers={
             "Range": f"bytes={have}-", "Accept-Encoding": "identity"}) as reply:
         if reply.status_code == 416:  # nothing left to send
-            return True
+            return
         reply.raise_for_status()
-        start = have if reply.status_code == 206 else 0  # 200: no Range here, all over again
-        total = start + int(reply.headers.get("Content-Length", 0))
-        with (open(part, "r+b") as file, _progress(
-                None, total=total, initial=start, unit="B", unit_scale=True,
-                desc=part.stem) as bar):
-            file.seek(start)
-            file.truncate()
+        resumed = reply.status_code == 206   # 200: no Range here, all over again
+        with open(part, "ab" if resumed else "wb") as file, _progress(
+                None, desc=part.stem, unit="B", unit_scale=True, initial=have * resumed,
+                total=have * resumed + int(reply.headers.get("Content-Length", 0))) as bar:
             for block in reply.iter_content(1 << 14):
-                file.write(block)
-                bar.update(len(block))
-    return part.stat().st_size >= total
+                bar.update(file.write(block))
+        if part.stat().st_size < bar.total:   # old versions of urllib3 do not notice
+            raise requests.ConnectionError("the server stopped sending")
 
 
 def _fma_genres(metadata_zip):
     """Read `{track id: top genre}` of the small subset out of fma_metadata.zip."""
-    with zipfile.ZipFile(metadata_zip) as archive:
-        names = [n for n in archive.namelist() if n.split("/")[-1] == "tracks.csv"]
-        if not names:
-            raise ValueError(f"{metadata_zip} holds no tracks.csv")
-        with archive.open(names[0]) as raw:
-            rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8"))
-            head = list(zip(next(rows), next(rows)))
-            genre, subset = head.index(("track", "genre_top")), head.index(("set", "subset"))
-            return {int(row[0]): row[genre] for row in rows
-                    if row[0].isdigit() and row[subset] == "small"}
+    with zipfile.Path(metadata_zip, "fma_metadata/tracks.csv").open(encoding="utf-8") as text:
+        rows = csv.reader(text)
+        head = list(zip(next(rows), next(rows)))
+        genre, subset = head.index(("track", "genre_top")), head.index(("set", "subset"))
+        return {int(row[0]): row[genre] for row in rows
+                if row[0].isdigit() and row[subset] == "small"}
 
 
 def download_fma_small(folder, url=FMA_URL, sha1=None):
@@ -473,19 +443,18 @@ def _unpack_fma(audio_zip, genres, target):
     with zipfile.ZipFile(audio_zip) as archive:
         for member in _progress(archive.infolist(), desc="unpack", unit="track"):
             match = re.fullmatch(r"fma_small/\d{3}/(\d{6})\.mp3", member.filename)
-            if not match or int(match.group(1)) not in genres:
+            if not match or int(match[1]) not in genres:
                 continue
-            genre = re.sub(r"[^\w-]+", "_", genres[int(match.group(1))]) or "unknown"
-            path = target / genre / f"{match.group(1)}.mp3"
+            genre = re.sub(r"[^\w-]+", "_", genres[int(match[1])]) or "unknown"
+            path = target / genre / f"{match[1]}.mp3"
             if not path.exists() or path.stat().st_size != member.file_size:
                 with _atomic(path) as part, archive.open(member) as source:
                     part.write_bytes(source.read())
-            try:
+            seconds = 0.0
+            with suppress(soundfile.LibsndfileError):
                 seconds = soundfile.info(path).duration
-            except soundfile.LibsndfileError:
-                seconds = 0.0
             if seconds < 29:
-                odd.append(f"{match.group(1)} ({'empty' if not seconds else f'{seconds:.1f} s'})")
+                odd.append(f"{match[1]} ({'empty' if not seconds else f'{seconds:.1f} s'})")
     return odd
 
 
@@ -524,15 +493,15 @@ def _decode(path, sr):
     import soundfile
     import soxr
     with soundfile.SoundFile(path) as file:
+        # or soundfile seeks after each read, where MP3 loses the bits that frames lend each other
+        file.seekable = lambda: False
         resampler = soxr.ResampleStream(file.samplerate, sr, 1, dtype="float32")
+        share = np.full(file.channels, 1 / file.channels, np.float32)
         for _ in range(MAX_HOURS * 3600 * file.samplerate // BLOCK):
-            block = file.read(BLOCK, dtype="float32", always_2d=True)
-            channels = block.shape[1]
-            # slices add up ten times faster than mean(axis=1)
-            mono = sum((block[:, c] for c in range(1, channels)), block[:, 0]) / channels
+            mono = file.read(BLOCK, dtype="float32", always_2d=True) @ share
             if not np.isfinite(mono).all():
                 raise ValueError("holds samples that are not finite numbers")
-            last = len(block) < BLOCK
+            last = len(mono) < BLOCK
             yield mono if file.samplerate == sr else resampler.resample_chunk(mono, last=last)
             if last:
                 return
@@ -558,15 +527,17 @@ def audio_clips(path, seconds=30, sr=SR):
     soundfile.LibsndfileError, ValueError
         Where the file is damaged; the clips before come first.
     """
-    n, slack = round(seconds * sr), round(PAD_SECONDS * sr)
-    rest = np.zeros(0, np.float32)
+    n = round(seconds * sr)
+    clip, have = np.zeros(n, np.float32), 0
     for block in _decode(path, sr):
-        rest = np.concatenate([rest, block])
-        while len(rest) >= n:
-            yield rest[:n]
-            rest = rest[n:]
-    if 0 < len(rest) and len(rest) >= n - slack:
-        yield np.pad(rest, (0, n - len(rest)))
+        while have + len(block) >= n:
+            clip[have:] = block[:n - have]
+            yield clip
+            clip, have, block = np.zeros(n, np.float32), 0, block[n - have:]
+        clip[have:have + len(block)] = block
+        have += len(block)
+    if have and have >= n - round(PAD_SECONDS * sr):
+        yield clip
 
 
 # ---------------------------------------------------------------- mel scale
@@ -647,9 +618,8 @@ def _pink_template(n_fft, sr, slope=1.0):
     -------
     np.ndarray [shape=(1 + n_fft / 2, 1)], float32
     """
-    from scipy.signal import get_window
     noise = np.fft.irfft(_pink_psd(32 * n_fft, sr, slope))[:n_fft]
-    window = get_window("hann", n_fft)
+    window = scipy.signal.get_window("hann", n_fft)
     window = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * n_fft)) ** 2)[:n_fft]
     product = noise * window
     power = 2 * np.fft.rfft(product, 2 * n_fft).real - product[0]
@@ -658,15 +628,14 @@ def _pink_template(n_fft, sr, slope=1.0):
 
 def _power(y, n_fft, hop_length):
     """Power of the STFT, float32; in blocks that stay in the processor's cache."""
-    from scipy.fft import rfft
-    from scipy.signal import get_window
-    window = get_window("hann", n_fft).astype(np.float32)
+    window = scipy.signal.get_window("hann", n_fft).astype(np.float32)
     padded = np.pad(np.asarray(y, np.float32), n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
     power = np.empty((1 + n_fft // 2, len(frames)), np.float32)
-    for at in range(0, len(frames), 48):
-        S = rfft(frames[at:at + 48] * window, workers=1)
-        power[:, at:at + 48] = (S.real ** 2 + S.imag ** 2).T
+    for at in range(0, len(frames), 16):
+        parts = scipy.fft.rfft(frames[at:at + 16] * window, workers=1).view(np.float32).T
+        parts *= parts
+        np.add(parts[::2], parts[1::2], out=power[:, at:at + 16])
     return power
 
 
@@ -675,7 +644,8 @@ def _cells(power, n_fft, sr):
     loudness = power[1:64].mean(0)
     heard = loudness > 1e-8 * loudness.max(initial=0)   # digital silence tells nothing
     power = power if heard.all() else power[:, heard]
-    bands, times = min(len(power), int(FLOOR_TOP * n_fft / sr)) // TILE[0], power.shape[1] // TILE[1]
+    bands = min(len(power), int(FLOOR_TOP * n_fft / sr)) // TILE[0]
+    times = power.shape[1] // TILE[1]
     flat = power[:bands * TILE[0], :times * TILE[1]] / _pink_template(n_fft, sr)[:bands * TILE[0]]
     return flat.reshape(bands, TILE[0], times, TILE[1])
 
@@ -692,13 +662,6 @@ def _level_bias(n_fft, hop_length, sr, times):
                           for y in noises]))
 
 
-@functools.lru_cache(maxsize=16)
-def _tilt(bands, n_fft, sr, slope):
-    """Factors that turn tiles in units of 1/f noise into units of 1/f^slope noise."""
-    ratio = _pink_template(n_fft, sr) / _pink_template(n_fft, sr, slope)
-    return ratio[:bands * TILE[0]].reshape(bands, -1).mean(1)
-
-
 class Floor(NamedTuple):
     """A floor of pink noise: see `pink_floor`."""
 
@@ -709,13 +672,6 @@ class Floor(NamedTuple):
     def power(self, n_fft=N_FFT, sr=SR):
         """Expected STFT power of the noise that is believed, `[shape=(1 + n_fft / 2, 1)]`."""
         return self.variance * self.presence * _pink_template(n_fft, sr, self.slope)
-
-
-def _grain(cells, tiles):
-    """Mean of log power less log of mean power in tiles of bands that are quiet for their band."""
-    quiet = tiles <= np.quantile(tiles, 0.25, axis=1, keepdims=True)
-    grain = np.log(cells + 1e-30).mean((1, 3)) - np.log(tiles + 1e-30)
-    return float(grain[quiet].mean())
 
 
 def floor_measures(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
@@ -734,28 +690,30 @@ def floor_measures(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
     depth : float [dB]
         How far the level lies below the mean power of the clip, in units of pink noise.
     grain : float
-        Of the lowest bands, see `_grain`. In Gaussian noise a cell's power is exponential, whose
-        logarithm has a mean of -0.577 (Euler's constant) below the logarithm of the mean: about
-        -0.55 in quiet tiles, whatever the level. In music, lines and decays make it lower.
+        Mean of log power less log of mean power in the tiles of the lowest bands that are quiet
+        for their band. In Gaussian noise a cell's power is exponential, whose logarithm has a
+        mean of -0.577 (Euler's constant) below the logarithm of the mean: about -0.55 in quiet
+        tiles, whatever the level. In music, lines and decays make it lower.
     """
     cells = _cells(power, n_fft, sr)
-    tiles = cells.mean((1, 3))
+    tiles = cells.mean(1).mean(2)
     if tiles.shape[1] < 4 or not tiles.any():
         return 0.0, 1.0, np.inf, np.inf, np.inf, -np.inf
     low = np.quantile(tiles, Q_TIME, axis=1)
-    fits = []
-    for slope in SLOPES:
-        level, above = np.quantile(low * _tilt(len(low), n_fft, sr, slope), (Q_BANDS, 0.2))
-        gap = 10 * np.log10(max(above, 1e-30) / max(level, 1e-30))
-        fits.append((np.log(gap + 0.02) + 2 * abs(slope - 1), slope, level, gap))
-    _, slope, level, gap = min(fits)
-    tilt = _tilt(len(low), n_fft, sr, slope)
+    ratios = [_pink_template(n_fft, sr) / _pink_template(n_fft, sr, slope) for slope in SLOPES]
+    tilts = np.array([r[:len(low) * TILE[0]].reshape(len(low), -1).mean(1) for r in ratios])
+    level, above = np.maximum(np.quantile(low * tilts, (Q_BANDS, 0.2), axis=1), 1e-30)
+    gap = 10 * np.log10(above / level)
+    best = np.argmin(np.log(gap + 0.02) + 2 * np.abs(np.array(SLOPES) - 1))
+    tilt, level, gap = tilts[best], level[best], gap[best]
     quarters = [_level(part, tilt) for part in np.array_split(tiles, 4, axis=1)]
     drift = np.std(10 * np.log10(np.maximum(quarters, 1e-30)))
-    depth = 10 * np.log10(tiles.mean() / max(level, 1e-30))
+    depth = 10 * np.log10(tiles.mean() / level)
     lowest = np.argsort(low * tilt)[:max(4, len(low) // 8)]
+    quiet = tiles[lowest] <= np.quantile(tiles[lowest], 0.25, axis=1, keepdims=True)
+    grain = np.log(cells[lowest] + 1e-30).mean((1, 3)) - np.log(tiles[lowest] + 1e-30)
     bias = _level_bias(n_fft, hop_length, sr, 2 ** int(np.log2(min(tiles.shape[1], 160))))
-    return level / bias, slope, gap, drift, depth, _grain(cells[lowest], tiles[lowest])
+    return level / bias, SLOPES[best], gap, drift, depth, float(grain[quiet].mean())
 
 
 def pink_floor(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
@@ -826,12 +784,10 @@ def gain_features(ratio, hz, kind, mean, stretch=1.0):
     np.ndarray [shape=(len(BOXES[kind]) + 2, rows, t)], float32
         Logarithms of the averages, of the frequency and of the mean.
     """
-    from scipy.ndimage import uniform_filter1d
     x = np.empty((len(BOXES[kind]) + 2, *ratio.shape), np.float32)
     for box, (rows, frames) in zip(x, BOXES[kind]):
         frames = 2 * round((frames - 1) / 2 * stretch) + 1
-        average = uniform_filter1d(ratio, rows, axis=0, mode="nearest") if rows > 1 else ratio
-        box[:] = uniform_filter1d(average, frames, mode="nearest") if frames > 1 else average
+        scipy.ndimage.uniform_filter(ratio, (rows, frames), box, mode="nearest")
     x[:-2] += 1e-3
     x[-2], x[-1] = np.asarray(hz)[:, None] + 20, mean
     return np.log(x, out=x)
@@ -839,11 +795,9 @@ def gain_features(ratio, hz, kind, mean, stretch=1.0):
 
 def _gain(ratio, hz, kind, stretch):
     """Gain of each cell from the power in units of the floor: learned, or Wiener's."""
-    from scipy.special import expit
-    mean, weights = float(ratio.mean()), _weights()
-    gain = np.empty_like(ratio)
-    size, margin = max(64, (1 << 18) // len(ratio)), int(np.ceil(GAIN_MARGIN * stretch))
-    for at in range(0, ratio.shape[1], size):      # blocks keep memory small
+    mean, weights, gain = float(ratio.mean()), _weights(), np.empty_like(ratio)
+    size, margin = 216, int(np.ceil(GAIN_MARGIN * stretch))
+    for at in range(0, ratio.shape[1], size):    # blocks that nearly stay in the cache
         start = max(0, at - margin)
         x = gain_features(ratio[:, start:at + size + margin], hz, kind, mean, stretch)
         x = x[:, :, at - start:at - start + size]
@@ -854,9 +808,10 @@ def _gain(ratio, hz, kind, stretch):
             continue
         h = x.reshape(len(x), -1)
         for layer in range(3):
-            w = weights[f"{kind}{layer}"]          # the last column is the bias
-            h = w[:, :-1] @ (np.maximum(h, 0) if layer else h) + w[:, -1:]
-        gain[:, at:at + size] = expit(h).reshape(x.shape[1:])
+            w = weights[f"{kind}{layer}"]        # the last column is the bias
+            h = w[:, :-1] @ (np.maximum(h, 0, out=h) if layer else h)
+            h += w[:, -1:]
+        gain[:, at:at + size] = scipy.special.expit(h).reshape(x.shape[1:])
     return gain
 
 
@@ -902,9 +857,8 @@ def band_gain(power, floor, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR, n_mels=N_
     gain = _gain(ratio, hz, "bands", n_fft / 2 / hop_length)
     if n_mels == N_MELS:
         return gain
-    at = np.clip(np.arange(1, n_mels + 1) * (N_MELS + 1) / (n_mels + 1) - 1, 0, N_MELS - 1)
-    low, share = at.astype(int), (at % 1)[:, None].astype(np.float32)
-    return (1 - share) * gain[low] + share * gain[np.minimum(low + 1, N_MELS - 1)]
+    at = np.arange(1, n_mels + 1) * (N_MELS + 1) / (n_mels + 1) - 1
+    return np.transpose([np.interp(at, np.arange(N_MELS), g) for g in gain.T]).astype(np.float32)
 
 
 def remove_pink_noise(y, sr=SR):
@@ -935,8 +889,6 @@ def remove_pink_noise(y, sr=SR):
     if y.ndim > 1:
         return np.stack([remove_pink_noise(channel, sr) for channel in y])
     window = N_FFT * 2 ** max(0, round(np.log2(sr / SR)))
-    if len(y) < 2 * window:
-        return y.copy()
     floor = pink_floor(_power(y, window, window // 2), window, window // 2, sr)
     if floor.presence == 0:
         return y.copy()
@@ -950,9 +902,8 @@ def remove_pink_noise(y, sr=SR):
 
 @functools.lru_cache(maxsize=8)
 def _mel_filters(sr, n_fft, n_mels):
-    import librosa
-    from scipy.sparse import csr_array
-    return csr_array(librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None))
+    from librosa.filters import mel
+    return scipy.sparse.csr_array(mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None))
 
 
 def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH, denoise=False):
@@ -995,8 +946,7 @@ def db_from_code(code):
     return low + (np.asarray(code, np.float32) + 1) / 2 * (high - low)
 
 
-@dataclass
-class Codes:
+class Codes(NamedTuple):
     """What `get_musics_coded` returns: clips in the order of their paths.
 
     Attributes
@@ -1025,52 +975,51 @@ class Codes:
 
 def _code_clips(path, seconds, n_mels, denoise):
     """Code a file: codes `[shape=(clips, n_mels, t)]`, their starts [s], and what went wrong."""
-    codes, starts, trouble, silent = [], [], "", 0
+    codes, starts, silent, trouble = [], [], 0, ""
+    if not path.stat().st_size:
+        return np.array([]), [], "empty file"
     try:
         for i, y in enumerate(audio_clips(path, seconds)):
-            if np.abs(y).max() < SILENCE:
+            if _peak(y) < SILENCE:
                 silent += 1
                 continue
             mel = mel_spectrogram(y, n_mels=n_mels, denoise=denoise)
             codes.append(code_from_mel(mel).astype(np.float16))
-            starts.append(i * seconds)
+            starts.append(float(i * seconds))
+        if not codes:
+            trouble = (f"silent: {silent} clips without a sound" if silent
+                       else f"too short: less than a clip of {seconds:g} s")
     except Exception as error:  # a decoder may fail in any way: the run goes on
-        trouble = str(error).removeprefix(f"Error opening {str(path)!r}: ")
-        trouble = ("damaged after some clips: " if codes or silent
-                   else "not audio, or damaged: ") + trouble
-    if not codes and not trouble:
-        trouble = (f"silent: {silent} clips without a sound" if silent
-                   else f"too short: less than a clip of {seconds:g} s")
+        kind = "damaged after some clips" if codes or silent else "not audio, or damaged"
+        trouble = f"{kind}: {str(error).removeprefix(f'Error opening {str(path)!r}: ')}"
     return np.array(codes), starts, trouble
 
 
-def _code_file(path, store, key, seconds, n_mels, denoise):
-    """Code a file into `store`, unless it holds that file's codes under the same key."""
-    try:
-        with np.load(store) as kept:
-            if str(kept["key"]) == key:
-                return
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass
-    codes, starts, trouble = (np.array([]), [], "empty file") if not path.stat().st_size else \
-        _code_clips(path, seconds, n_mels, denoise)
+def _code_file(path, store, key, *settings):
+    """Code a file into `store`, unless it is there under the same key; starts and trouble."""
+    with (suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+          np.load(store) as kept):
+        if str(kept["key"]) == key:
+            return kept["starts"].tolist(), str(kept["trouble"])
+    codes, starts, trouble = _code_clips(path, *settings)
     with _atomic(store) as part:
-        np.savez(part, key=key, codes=codes, starts=np.array(starts, float), trouble=trouble)
+        np.savez(part, key=key, codes=codes, starts=np.array(starts), trouble=trouble)
+    return starts, trouble
 
 
 def _digest(*words):
     return hashlib.sha1(json.dumps(words).encode()).hexdigest()[:16]
 
 
+def _label(path, folder):
+    return folder.name if path.parent == folder else path.relative_to(folder).parts[0]
+
+
 def _spread(audio, folder):
     """Order files so that the first few come from every sub-folder in turn."""
-    turn = Counter()
-    order = []
-    for path in audio:
-        label = path.relative_to(folder).parts[0] if path.parent != folder else ""
-        order.append((turn[label], path))
-        turn[label] += 1
-    return [path for _, path in sorted(order)]
+    label = functools.partial(_label, folder=folder)
+    groups = [list(group) for _, group in itertools.groupby(sorted(audio, key=label), label)]
+    return [p for turn in itertools.zip_longest(*groups) for p in sorted(filter(None, turn))]
 
 
 def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None, n_jobs=-1,
@@ -1110,62 +1059,46 @@ def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None
     """
     folder = Path(folder)
     if seconds <= 0 or n_mels < 1 or (limit is not None and limit < 1):
-        raise ValueError("seconds, n_mels and limit must be positive, not "
-                         f"{seconds}, {n_mels}, {limit}")
+        raise ValueError(f"seconds {seconds}, n_mels {n_mels}, limit {limit}: not all positive")
     audio, others = audio_files(folder)
     settings = [SR, N_FFT, HOP_LENGTH, n_mels, DB_RANGE, float(seconds), denoise, CODE_VERSION]
     cache = Path(cache or folder / ".codes") / _digest(settings)
     jobs = {}
     for path in audio:
         name, stat = path.relative_to(folder).as_posix(), path.stat()
-        jobs[path] = (cache / f"{_digest(name)}.npz", _digest(name, stat.st_size, stat.st_mtime_ns))
-    wanted, count, at = [], 0, 0
-    queue = audio if limit is None else _spread(audio, folder)
-    with _progress(None, total=len(audio) if limit is None else None, desc="code",
-                   unit="file") as bar:
-        while at < len(queue) and (limit is None or count < limit):
-            batch = queue[at:None if limit is None else at + limit - count]
-            for _ in _parallel(_code_file, [(path, *jobs[path], seconds, n_mels, denoise)
-                                            for path in batch], n_jobs):
+        jobs[path] = (path, cache / f"{_digest(name)}.npz",
+                      _digest(name, stat.st_size, stat.st_mtime_ns), seconds, n_mels, denoise)
+    queue, found, count, enough = _spread(audio, folder), {}, 0, limit or sys.maxsize
+    todo = itertools.takewhile(lambda _: count < enough, queue)   # joblib asks as it goes
+    with _progress(None, total=min(len(audio), enough), desc="code", unit="file") as bar:
+        results = _parallel(_code_file, (jobs[path] for path in todo), n_jobs)
+        for result, path in zip(results, queue):
+            if count < enough:
+                found[path] = result
+                count += len(result[0])
                 bar.update()
-            wanted, at = wanted + batch, at + len(batch)
-            count = sum(_clip_count(jobs[path][0]) for path in wanted) if limit else 0
     shape = (n_mels, 1 + round(seconds * SR) // HOP_LENGTH)
-    return _gather(folder, sorted(wanted), others, jobs, cache, limit, shape)
+    return _gather(folder, dict(sorted(found.items())), others, jobs, cache, limit, shape)
 
 
-def _clip_count(store):
-    with np.load(store) as kept:
-        return len(kept["starts"])
-
-
-def _gather(folder, audio, others, jobs, cache, limit, shape):
-    """Put the per-file results into one memory-mapped array and its list of clips."""
-    listing = {"clips": [], "skipped": {}, "damaged": {}}
-    whole = cache / f"all-{_digest(sorted(jobs[p][1] for p in audio), limit)}.npy"
-    for path in audio:
-        with np.load(jobs[path][0]) as kept:
-            starts, trouble = kept["starts"].tolist(), str(kept["trouble"])
-        listing["clips"] += [(path, start, i) for i, start in enumerate(starts)]
-        if trouble:
-            listing["damaged" if starts else "skipped"][path] = trouble
-    for path in others:
-        listing["skipped"][path] = f"not audio: {path.suffix or 'no suffix'} is none of " \
-                                   + " ".join(AUDIO_SUFFIXES)
-    clips = listing["clips"][:limit]
+def _gather(folder, found, others, jobs, cache, limit, shape):
+    """Put the per-file results into one array on disk, a file at a time, and list its clips."""
+    clips = [(path, start) for path, (starts, _) in found.items() for start in starts][:limit]
+    whole = cache / f"all-{_digest(sorted(jobs[path][2] for path in found), limit)}.npy"
     if not whole.exists():
-        with _atomic(whole) as part:
-            array = np.lib.format.open_memmap(part, "w+", np.float16, (len(clips), *shape))
-            for at, (path, _, i) in enumerate(clips):
-                with np.load(jobs[path][0]) as kept:
-                    array[at] = kept["codes"][i]
-            array.flush()
-            del array
-    label = [p.relative_to(folder).parts[0] if p.parent != folder else folder.name
-             for p, _, _ in clips]
+        with _atomic(whole) as part, open(part, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {
+                "descr": "<f2", "fortran_order": False, "shape": (len(clips), *shape)})
+            for path, some in itertools.groupby(path for path, _ in clips):
+                with np.load(jobs[path][1]) as kept:
+                    kept["codes"][:len(list(some))].tofile(file)
+    skipped = {p: trouble for p, (starts, trouble) in found.items() if trouble and not starts}
+    damaged = {p: trouble for p, (starts, trouble) in found.items() if trouble and starts}
+    known = " ".join(AUDIO_SUFFIXES)
+    skipped |= {p: f"not audio: {p.suffix or 'no suffix'} is none of {known}" for p in others}
     codes = np.load(whole, mmap_mode="r") if clips else np.zeros((0, *shape), np.float16)
-    return Codes(codes, label, [p for p, _, _ in clips], [start for _, start, _ in clips],
-                 listing["skipped"], listing["damaged"])
+    return Codes(codes, [_label(path, folder) for path, _ in clips], [path for path, _ in clips],
+                 [start for _, start in clips], skipped, damaged)
 
 
 # ---------------------------------------------------------------- codes to sound
@@ -1190,8 +1123,8 @@ def _first_phase(mel, filters, n_fft, hop_length, start, seed):
     near = (np.abs(bands[:, None] - bands) <= lobe).astype(np.float32)
     bin_of_peak = (mel * centers) @ near / np.maximum(mel @ near, 1e-20)
     around = np.pad(mel, ((0, 0), (1, 1)), constant_values=-1)
-    higher = np.argmax([around[:, :-2], mel, around[:, 2:]], axis=0) - 1
-    peak = bands + np.where(np.maximum(around[:, :-2], around[:, 2:]) > mel, higher, 0)
+    uphill = np.argmax([mel, around[:, :-2], around[:, 2:]], axis=0)
+    peak = bands + np.take((0, -1, 1), uphill)
     peak = np.take_along_axis(peak, peak, 1)   # two bands uphill
     bin_of_peak[:, 0] = 0   # what peaks in the lowest band is an offset, no tone
     band = np.abs(bins[:, None] - centers).argmin(1)
@@ -1205,11 +1138,12 @@ class _Frames:
     """Overlapping frames of a waveform whose mel power `[shape=(t, bands)]` is to become `mel`."""
 
     def __init__(self, mel, n_fft, hop_length):
-        from scipy.signal import get_window
         self.mel, self.n_fft, self.hop_length = mel, n_fft, hop_length
-        self.window = get_window("hann", n_fft).astype(np.float32)
+        self.window = scipy.signal.get_window("hann", n_fft).astype(np.float32)
         # quiet frames must not be decided by the loud ones that they overlap
         self.weight = mel.sum(1, keepdims=True) ** -0.5 * self.window
+        # blocks that stay in the processor's cache
+        self.rows = [slice(i, min(i + 128, len(mel))) for i in range(0, len(mel), 128)]
         self.norm = np.maximum(self._add([self.weight * self.window]), 1e-9)
 
     def _add(self, blocks):
@@ -1222,23 +1156,17 @@ class _Frames:
             first += len(block)
         return y.ravel()[self.n_fft // 2:][:(len(self.mel) - 1) * self.hop_length]
 
-    def _rows(self):
-        # blocks that stay in the processor's cache
-        return (slice(i, min(i + 128, len(self.mel))) for i in range(0, len(self.mel), 128))
-
     def join(self, spectra):
-        """Waveform whose frames come nearest to `spectra`, given in the blocks of `_rows`."""
-        from scipy.fft import irfft
-        frames = (irfft(X, self.n_fft) * self.weight[at] for at, X in zip(self._rows(), spectra))
-        return self._add(frames) / self.norm
+        """Waveform whose frames come nearest to `spectra`, given in the blocks of `rows`."""
+        return self._add(scipy.fft.irfft(X, self.n_fft) * self.weight[at]
+                         for at, X in zip(self.rows, spectra)) / self.norm
 
     def corrected(self, y, filters, back):
         """Spectra of `y`, the magnitudes scaled by what the bands lack, in blocks."""
-        from scipy.fft import rfft
         low, high = (10 ** (db / 10) for db in DB_RANGE)
         frames = np.lib.stride_tricks.sliding_window_view(np.pad(y, self.n_fft // 2), self.n_fft)
-        for at in self._rows():
-            X = rfft(frames[::self.hop_length][at] * self.window)
+        for at in self.rows:
+            X = scipy.fft.rfft(frames[::self.hop_length][at] * self.window)
             # beyond its range the code says nothing: there bands stay as they are
             now = np.clip((X.real ** 2 + X.imag ** 2) @ filters.T, low, high)
             X *= np.exp(0.5 * np.log(self.mel[at] / now) @ back)
@@ -1259,7 +1187,7 @@ def _sound_block(code, sr, n_fft, hop_length, n_iter, start, seed):
     phase, turned = _first_phase(mel, filters, n_fft, hop_length // finer, start, seed)
     size = np.sqrt(np.where(rows > -1, mel / np.maximum(filters.sum(1), 0.1), 0) @ back)
     y = last = frames.join(size[at] * np.exp(1j * phase[at]).astype(np.complex64)
-                           for at in frames._rows())
+                           for at in frames.rows)
     momentum = 0.99
     for i in range(n_iter):
         if i == n_iter // 4:   # frames between those of the code have done their part
@@ -1321,4 +1249,5 @@ def music_from_code(code, sr=SR, n_fft=N_FFT, hop_length=HOP_LENGTH, n_iter=64, 
         if first:
             part[:len(fade)] = fade * part[:len(fade)] + (1 - fade) * y[at:at + len(fade)]
         y[at:at + len(part)] = part
-    return y / max(1.0, np.abs(y).max())
+    y /= max(1.0, _peak(y))
+    return y

@@ -1,4 +1,4 @@
-"""The same call, spread over a Dask cluster."""
+"""The same call, spread over a Dask cluster, or by other backends of joblib."""
 
 import os
 
@@ -47,3 +47,26 @@ def test_a_worker_that_dies_loses_nothing(music, cluster, tmp_path):
         coded = Music.get_musics_coded(music, 3, cache=tmp_path / "codes")
     here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")
     np.testing.assert_array_equal(here.codes, coded.codes)
+
+
+def test_a_backend_that_gives_lists_only_does(music, tmp_path, monkeypatch):
+    from joblib._parallel_backends import ThreadingBackend
+    here = Music.get_musics_coded(music, 3, limit=5, n_jobs=1, cache=tmp_path / "here")
+    monkeypatch.setattr(ThreadingBackend, "supports_return_generator", False)
+    with joblib.parallel_config(backend="threading"):
+        there = Music.get_musics_coded(music, 3, limit=5, n_jobs=2, cache=tmp_path / "there")
+    np.testing.assert_array_equal(here.codes, there.codes)
+    assert len(there.codes) == 5
+
+
+def test_ray_gives_the_same_codes_to_the_bit(music, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    from ray.util.joblib import register_ray
+    monkeypatch.setenv("PYTHONPATH", str(Music.Path(Music.__file__).parent))
+    register_ray()
+    here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")
+    ray.init(num_cpus=2, include_dashboard=False)
+    with joblib.parallel_config(backend="ray"):
+        there = Music.get_musics_coded(music, 3, cache=tmp_path / "there")
+    ray.shutdown()
+    np.testing.assert_array_equal(here.codes, there.codes)

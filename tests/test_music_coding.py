@@ -1,13 +1,19 @@
 """From a folder of audio to codes."""
 
 import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import tune
+from conftest import ROOT, tune
+from hypothesis import given, settings, strategies as st
 
 import Music
 
@@ -156,11 +162,98 @@ def test_a_run_that_was_stopped_goes_on(folder, monkeypatch):
     assert not list(folder.rglob("*.part*"))
 
 
+def other_process(folder, slower=0.0):
+    """Code a folder in a process of its own that sleeps before each file."""
+    code = ("import sys, time, Music; real = Music._code_clips; "
+            f"Music._code_clips = lambda *a: time.sleep({slower}) or real(*a); "
+            "Music.get_musics_coded(sys.argv[1], 1, n_jobs=1)")
+    return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def stored(folder):
+    """When each file's codes were written."""
+    return {p: p.stat().st_mtime_ns for p in folder.glob(".codes/*/[!.]*.npz")}
+
+
+@pytest.fixture
+def many(tmp_path):
+    for seed in range(8):
+        soundfile.write(tmp_path / f"{seed}.flac", tune(2.0, seed=seed), Music.SR)
+    return tmp_path
+
+
+def test_a_killed_process_loses_at_most_the_file_at_hand(many):
+    process = other_process(many, slower=0.2)
+    while len(stored(many)) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    before = stored(many)
+    assert 3 <= len(before) < 8
+    coded = Music.get_musics_coded(many, 1, n_jobs=1)
+    assert len(stored(many)) == 8 and before.items() <= stored(many).items()
+    fresh = Music.get_musics_coded(many, 1, n_jobs=1, cache=many / ".fresh")
+    np.testing.assert_array_equal(coded.codes, fresh.codes)
+
+
+def test_two_processes_on_one_folder_give_the_same_codes(many):
+    both = [other_process(many, slower=0.05) for _ in range(2)]
+    assert [(p.communicate()[1].count("Error"), p.returncode) for p in both] == [(0, 0)] * 2
+    written = stored(many)
+    coded = Music.get_musics_coded(many, 1, n_jobs=1)
+    fresh = Music.get_musics_coded(many, 1, n_jobs=1, cache=many / ".fresh")
+    np.testing.assert_array_equal(coded.codes, fresh.codes)
+    assert stored(many) == written and not list(many.rglob("*.part*"))
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2.0]), st.sampled_from([40, 128]), st.booleans(),
+                          st.sampled_from([7, 8])), min_size=1, max_size=5))
+@settings(max_examples=12, deadline=None)
+def test_only_what_changed_is_coded_again(calls):
+    real, work = Music._code_clips, []
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        soundfile.write(Path(folder) / "a.wav", tune(2.0), Music.SR)
+        patch.setattr(Music, "_code_clips", lambda path, *a: work.append(a) or real(path, *a))
+        for seconds, n_mels, denoise, code_version in calls:
+            patch.setattr(Music, "CODE_VERSION", code_version)
+            codes = Music.get_musics_coded(folder, seconds, n_mels, denoise, n_jobs=1).codes
+            assert codes.shape[:2] == (2 // seconds, n_mels)
+            del codes    # an open file cannot be removed on every system
+    assert len(work) == len(set(calls))
+
+
+@given(st.integers(1, 60_000), st.floats(0.02, 1.5), st.integers(500, 40_000))
+@settings(max_examples=40, deadline=None)
+def test_clips_are_the_file_cut_up_whatever_the_blocks(length, seconds, block):
+    y = np.random.default_rng(length).uniform(-1, 1, length).astype(np.float32)
+    n = round(seconds * Music.SR)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Music, "BLOCK", block)
+        soundfile.write(Path(folder) / "a.wav", y, Music.SR, subtype="FLOAT")
+        clips = list(Music.audio_clips(Path(folder) / "a.wav", seconds))
+    rest = length % n
+    assert len(clips) == length // n + (rest > 0 and n - rest <= Music.PAD_SECONDS * Music.SR)
+    whole = np.concatenate([*clips, np.zeros(0, np.float32)])
+    np.testing.assert_array_equal(whole, np.pad(y, (0, n))[:len(whole)])
+
+
+def test_mp3_read_in_blocks_is_mp3_read_at_once(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.mp3", tune(4.0), Music.SR, format="MP3")
+    monkeypatch.setattr(Music, "BLOCK", 1000)
+    blocks = np.concatenate(list(Music._decode(tmp_path / "a.mp3", Music.SR)))
+    at_once = soundfile.read(tmp_path / "a.mp3", dtype="float32")[0]
+    np.testing.assert_allclose(blocks, at_once, atol=1e-6)   # seeking makes errors of 0.2
+
+
 def test_limit_takes_from_every_genre(folder):
     shutil.copy(folder / "jazz" / "a.flac", folder / "jazz" / "b.flac")
     coded = Music.get_musics_coded(folder, 4, limit=2, n_jobs=1)
     assert coded.labels == ["jazz", "rock"]
     assert len(Music.get_musics_coded(folder, 2, limit=3, n_jobs=1).codes) == 3
+    shutil.copy(folder / "rock" / "a.flac", folder / "rock" / "b.flac")
+    coded = Music.get_musics_coded(folder, 2, limit=4, n_jobs=2)
+    assert coded.labels == ["jazz", "jazz", "rock", "rock"]
 
 
 def test_codes_are_memory_mapped_half_floats(folder):
