@@ -560,7 +560,7 @@ TILE = (8, 4)        # bins x frames over which the power is averaged before any
 Q_TIME, Q_BANDS = 0.10, 0.03  # low quantiles: music only ever adds power to the floor
 SLOPES = (0.8, 0.9, 1.0, 1.1, 1.2)
 # logistic function of what `floor_measures` finds: constant, log gap, log drift, depth / 10, grain
-PRESENCE = (35.7, -2.4, -0.5, -2.7, 46.0)
+PRESENCE = (33.7, -2.4, -0.5, -2.7, 46.0)
 LIFT = (2.8, 0.4)    # dB by which music lifts the level: 2.8 gap - 0.4
 WEIGHTS = Path(__file__).resolve().parent / "runs" / "recorded" / "pink-gain" / "gain.npz"
 # averages that a gain sees around each cell, as (rows, frames): tones last, onsets are broad

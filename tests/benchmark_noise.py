@@ -1,17 +1,20 @@
 """Pink noise removal beside its peers, on tracks that the shipped gain was not trained on.
 
     python tests/benchmark_noise.py [folder of clean music] [--tracks 48] [--scores-only gain.npz]
+                                    [--record name]
 
 Without a folder: clean scores, rendered into a temporary one. Of each held-out track one excerpt
 of 10 s is mixed with pink noise at known levels. Blind methods get the mix alone; the last two
 rows know the noise: a log-spectral-amplitude gain (Ephraim and Malah 1985) with the noise's
 expected spectrum, and the ideal ratio mask, which knows both signals: the bound. Needs
 `noisereduce` for two rows (left out where it is missing). `--scores-only` adds weights that were
-trained elsewhere, for instance on rendered scores alone (`train_gain.py --out`).
+trained elsewhere, for instance on rendered scores alone (`train_gain.py --out`). `--record`
+writes the figures to `runs/recorded/pink-gain/<name>.json`, which the notebook tabulates.
 """
 
 import argparse
 import contextlib
+import json
 import tempfile
 import warnings
 from importlib.metadata import version
@@ -21,7 +24,7 @@ import librosa
 import numpy as np
 import scipy.signal
 import scipy.special
-from conftest import si_sdr
+from conftest import ROOT, si_sdr
 from train_gain import excerpts, is_held_out, mixed
 
 import Music
@@ -146,33 +149,50 @@ def print_table(title, results, index, worst):
         print(f"{name:34}" + "".join(f"{m:8.1f} ({w:4.1f})" for m, w in zip(values.mean(0), edge)))
 
 
-def print_verdict(results):
-    """The differences that matter, paired by excerpt."""
+def verdict(results):
+    """The differences that matter, paired by excerpt: `{what: one value a level}`."""
     get = {n: np.array([[row[n] for row in clip] for clip in results]) for n in results[0][0]}
     mine, known, none = (get[n] for n in ("ours, as shipped", "LSA, noise spectrum known",
                                           "nothing"))
     change = mine[:, :, 0] - none[:, :, 0]
     above = mine[:, :, 0] - known[:, :, 0]
-    print("\nours above the LSA gain that knows the spectrum, dB (standard error):",
-          ", ".join(f"{level}: {m:+.2f} ({e:.2f})" for level, m, e in zip(
-              LEVELS, above.mean(0), above.std(0) / np.sqrt(len(above)))))
-    print("worst change of an excerpt, dB:",
-          ", ".join(f"{level}: {w:+.1f}" for level, w in zip(LEVELS, change.min(0))))
-    print("log-mel error of the code over the untreated one's:",
-          ", ".join(f"{level}: {r:.2f}" for level, r in zip(
-              LEVELS, mine[:, :, 2].mean(0) / none[:, :, 2].mean(0))))
+    return {"above the LSA gain that knows the spectrum, dB": above.mean(0),
+            "its standard error": above.std(0, ddof=1) / np.sqrt(len(above)),
+            "worst change of an excerpt, dB": change.min(0),
+            "log-mel error of the code over the untreated one's":
+                mine[:, :, 2].mean(0) / none[:, :, 2].mean(0)}
 
 
-def benchmark(folder, tracks, other):
+def record(path, corpus, versions, results, differences):
+    """Keep mean and worst of every method at every level, for the notebook."""
+    tables = {}
+    for index, title, worst in ((0, "SI-SDR", np.min), (1, "sound", np.max), (2, "code", np.max)):
+        values = {n: np.array([[row[n][index] for row in clip] for clip in results])
+                  for n in results[0][0]}
+        tables[title] = {n: {"mean": v.mean(0).round(3).tolist(),
+                             "worst": worst(v, 0).round(3).tolist()} for n, v in values.items()}
+    path.write_text(json.dumps({
+        "corpus": corpus, "excerpts": len(results), "versions": versions, "levels": LEVELS,
+        "tables": tables,
+        "verdict": {k: np.round(v, 3).tolist() for k, v in differences.items()}}, indent=1))
+
+
+def benchmark(folder, tracks, other, name):
     clips = held_out_excerpts(folder, tracks)
     results = list(Music._parallel(measure, [(y, i, other) for i, y in enumerate(clips)], -1))
-    names = ("numpy", "scipy", "librosa", "noisereduce")
-    print(f"corpus {Path(folder).name}, {len(clips)} held-out tracks, an excerpt of 10 s of each;",
-          ", ".join(f"{n} {version(n)}" for n in names[:3 + _has(names[3])]))
+    names = [n for n in ("numpy", "scipy", "librosa", "noisereduce") if _has(n)]
+    versions = ", ".join(f"{n} {version(n)}" for n in names)
+    corpus = "rendered scores" if folder.name.startswith("rendered-") else folder.name
+    print(f"{corpus}, {len(clips)} held-out tracks, an excerpt of 10 s of each; {versions}")
     print_table("SI-SDR in dB, mean (worst)", results, 0, np.min)
     print_table("log-mel RMSE in dB of the sound, mean (worst)", results, 1, np.max)
     print_table("log-mel RMSE in dB of the code (2048 / 512), mean (worst)", results, 2, np.max)
-    print_verdict(results)
+    differences = verdict(results)
+    for what, values in differences.items():
+        print(f"{what}: " + ", ".join(f"{l} dB: {v:+.2f}" for l, v in zip(LEVELS, values)))
+    if name:
+        record(ROOT / "runs" / "recorded" / "pink-gain" / f"{name}.json", corpus, versions,
+               results, differences)
 
 
 def _has(package):
@@ -186,7 +206,8 @@ if __name__ == "__main__":
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--tracks", type=int, default=48)
     parser.add_argument("--scores-only", type=Path)
+    parser.add_argument("--record", metavar="name")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rendered-") as temporary:
         where = options.folder or Music.render_scores(temporary, 400, None, seconds=50)
-        benchmark(where, options.tracks, options.scores_only)
+        benchmark(where, options.tracks, options.scores_only, options.record)
