@@ -27,15 +27,14 @@ def librosas(code):
     """librosa's own way back: least squares for the magnitude, then fast Griffin-Lim."""
     mel = 10 ** (Music.db_from_code(code) / 10)
     return librosa.feature.inverse.mel_to_audio(mel, sr=Music.SR, n_iter=32, htk=True, norm=None,
-                                                length=code.shape[1] * Music.HOP_LENGTH, **SIZE)
+                                                **SIZE)
 
 
 def fixed_magnitude(code):
     """Pseudo-inverse for the magnitude, then fast Griffin-Lim."""
     filters = Music._mel_filters(Music.SR, Music.N_FFT, len(code)).toarray()
     power = np.maximum(np.linalg.pinv(filters) @ 10 ** (Music.db_from_code(code) / 10), 0)
-    return librosa.griffinlim(np.sqrt(power), n_iter=32, random_state=0,
-                              length=code.shape[1] * Music.HOP_LENGTH, **SIZE)
+    return librosa.griffinlim(np.sqrt(power), n_iter=32, random_state=0, **SIZE)
 
 
 METHODS = {"librosa mel_to_audio": librosas, "pseudo-inverse + Griffin-Lim": fixed_magnitude,

@@ -32,17 +32,19 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.parametrize("kind", [gan.ConvGenerator, gan.RecurrentGenerator])
 @pytest.mark.parametrize("n_mels", [64, 128])
 @pytest.mark.parametrize("frames", [16, 64, 96])
-def test_generator_makes_codes_of_any_length(n_mels, frames):
-    generator = gan.ConvGenerator(4, 8, 4, n_mels=n_mels)
+def test_generators_make_codes_of_any_length(kind, n_mels, frames):
+    generator = kind(4, 8, 4, n_mels=n_mels)
     code = generator(*generator.latents(3, frames))
     assert code.shape == (3, 1, n_mels, frames) and code.abs().max() <= 1
 
 
+@pytest.mark.parametrize("kind", [gan.ConvGenerator, gan.RecurrentGenerator])
 @pytest.mark.parametrize("seconds", [0.04, 3.0, 30.0])
-def test_generate_gives_the_seconds_asked_for(seconds):
-    code = gan.generate(gan.ConvGenerator(4, 8, 4), seconds, seed=1)
+def test_generate_gives_the_seconds_asked_for(kind, seconds):
+    code = gan.generate(kind(4, 8, 4), seconds, seed=1)
     assert code.shape == (Music.N_MELS, int(np.ceil(seconds * Music.SR / Music.HOP_LENGTH)))
 
 
@@ -58,6 +60,30 @@ def test_generator_is_convolutional_in_time():
     style, events = generator.latents(1, 320)
     whole, part = generator(style, events), generator(style, events[..., 5:15])
     torch.testing.assert_close(whole[..., 80 + 48:80 + 112], part[..., 48:112])
+
+
+def test_recurrent_generator_only_looks_back():
+    generator = gan.RecurrentGenerator(4, 8, 4).eval()
+    style, events = generator.latents(1, 160)
+    changed = events.clone()
+    changed[..., 20:] += 1
+    before, after = generator(style, events), generator(style, changed)
+    reach = 2 * 4      # frames by which the head looks ahead: a block on either side
+    torch.testing.assert_close(before[..., :80 - reach], after[..., :80 - reach])
+    assert not torch.allclose(before[..., 84:], after[..., 84:])
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("pack", [2, 3])
+def test_packed_discriminator_judges_several_patches_at_once(pack, norm):
+    net = gan.Discriminator(width=2, pack=pack, norm=norm).eval()
+    x = torch.randn(6, 1, Music.N_MELS, 64)
+    assert net(x).shape == (6 // pack, 2)
+    changed = x.clone()
+    changed[0] += 1
+    moved = (net(x) - net(changed)).abs().sum(1) > 1e-6
+    assert moved.tolist() == [True] + [False] * (6 // pack - 1)
+    assert net(x[:pack].flip(0)).shape == (1, 2)
 
 
 @pytest.mark.parametrize("kinds", [("picture",), ("bands",), ("picture", "bands")])
@@ -76,6 +102,11 @@ def test_losses_equal_their_formulas():
                                bce(a - b, torch.ones_like(a)))
     torch.testing.assert_close(gan.generator_loss("relativistic", a, b),
                                gan.discriminator_loss("relativistic", b, a))
+    torch.testing.assert_close(gan.discriminator_loss("minimax", a, b), expected)
+    torch.testing.assert_close(gan.generator_loss("minimax", None, b),
+                               torch.log(1 - torch.sigmoid(b)).mean())
+    torch.testing.assert_close(gan.discriminator_loss("wasserstein", a, b), b.mean() - a.mean())
+    torch.testing.assert_close(gan.generator_loss("wasserstein", a, b), -b.mean())
 
 
 def test_r1_penalty_equals_known_gradient():
@@ -105,6 +136,33 @@ def test_generator_step_leaves_discriminator_untouched(patches):
     assert not same(before[0], weights(trainer.generator))
     assert same(before[1], weights(trainer.discriminator))
     assert all(p.requires_grad for p in trainer.discriminator.parameters())
+
+
+def test_input_noise_has_its_standard_deviation():
+    trainer = gan.Trainer(dataclasses.replace(TINY, input_noise=0.5))
+    x = torch.zeros(8, 1, Music.N_MELS, 64)
+    assert gan.seen_by(trainer, x).std().item() == pytest.approx(0.5, rel=0.02)
+    assert gan.seen_by(gan.Trainer(TINY), x) is x
+
+
+def test_more_steps_of_the_generator_move_it_further(patches):
+    trainers = [gan.Trainer(dataclasses.replace(TINY, generator_steps=n)) for n in (1, 5)]
+    before = weights(trainers[0].generator)
+    for trainer in trainers:
+        gan.train_step(trainer, patches)
+    one, five = (sum((a - b).abs().sum() for a, b in zip(before, weights(t.generator)))
+                 for t in trainers)
+    assert five > 2 * one
+
+
+def test_diversity_is_one_for_the_real_and_small_for_copies():
+    real = torch.randn(16, 1, 8, 8)
+    same = gan.diversity(real, real)
+    assert all(v.item() == pytest.approx(1) for v in same.values()) and len(same) == 3
+    two = torch.randn(2, 1, 8, 8).repeat(8, 1, 1, 1) + 0.01 * torch.randn(16, 1, 8, 8)
+    found = {k: v.item() for k, v in gan.diversity(two, real).items()}
+    assert found["diversity/nearest"] < 0.1 and found["diversity/dimensions"] < 0.2
+    assert found["diversity/mean"] > 0.4
 
 
 def test_weight_average_has_its_half_life():
@@ -171,6 +229,92 @@ def test_run_holds_scalars_pictures_sound_and_configuration(patches, tmp_path):
     assert "_hparams_/session_start_info" in run.summary_metadata
 
 
+def made_up(n=100, **changes):
+    """A history in which all is well, but for `changes`: tag to values."""
+    rng = np.random.default_rng(0)
+    values = {"loss/G": 2.0, "loss/D": 0.4, "score/real": 1.5, "score/fake": -1.5,
+              "grad_norm/D": 10.0, "grad_norm/fake": 0.2, "diversity/mean": 1.0,
+              "diversity/dimensions": 0.95, **changes}
+    return gan.History(TINY, {tag: list(enumerate(v * rng.uniform(0.97, 1.03, n)))
+                              for tag, v in values.items()})
+
+
+ramp = np.linspace(0, 1, 100)
+
+
+@pytest.mark.parametrize("verdict, changes", [
+    ("healthy", {}),
+    ("diminished gradient", {"grad_norm/fake": 0.2 * np.exp(-20 * ramp), "score/real": 8.0}),
+    ("non-convergence", {"grad_norm/D": 10 * np.exp(5 * ramp)}),
+    ("non-convergence", {"diversity/mean": 1 + 0.3 * np.sin(20 * ramp)}),
+    ("non-convergence", {"loss/D": np.where(ramp > 0.9, np.nan, 1)}),
+    ("mode collapse", {"score/real": -1.5, "diversity/dimensions": 0.5}),
+    ("undecided", {"score/real": -1.5, "diversity/dimensions": 0.72})])
+def test_diagnose_names_what_goes_wrong(verdict, changes):
+    found, evidence, cure = gan.diagnose(made_up(**changes))
+    assert found == verdict and evidence and cure == gan.CURES[verdict]
+
+
+def test_diagnose_needs_some_steps():
+    assert gan.diagnose(made_up(5))[0] == "undecided"
+    assert gan.diagnose(gan.History(TINY))[0] == "undecided"
+
+
+def test_a_recorded_run_is_read_back_as_it_was(patches, tmp_path):
+    live = gan.train(dataclasses.replace(TINY, steps=12), patches, tmp_path, progress=False)
+    read = gan.read_history(tmp_path / "tiny")
+    assert read.config["loss"] == "relativistic" and int(read.config["steps"]) == 12
+    assert set(gan.TRAINING_TAGS) <= set(read.scalars)
+    for tag, values in live.scalars.items():
+        np.testing.assert_allclose(read.scalars[tag], values, rtol=1e-6)
+    assert gan.diagnose(read)[:2] == gan.diagnose(live)[:2]
+
+
+@pytest.mark.parametrize("became, distance, difference", [
+    ("healthy", [0.5, 0.2], 0.3), ("mode collapse", [0.5, 0.3], 0.8),
+    ("diminished gradient", [2.0, 1.5], 0.8), ("non-convergence", [0.6, 0.9], 0.8),
+    ("non-convergence", [0.6, np.nan], 0.8)])
+def test_outcome_goes_by_quality_alone(became, distance, difference):
+    history = gan.History(TINY, {"quality/frechet": list(enumerate(distance)),
+                                 "quality/total_variation": [(0, 0.9), (1, difference)]})
+    assert gan.outcome(history) == became
+
+
+def test_balanced_accuracy_counts_every_class_alike():
+    made = ["a"] * 90 + ["b"] * 10
+    score, low, high = gan.balanced_accuracy(made, ["a"] * 100)
+    assert (score, low, high) == (0.5, 0.5, 0.5)
+    score, low, high = gan.balanced_accuracy(made, made[:95] + ["a"] * 5)
+    assert score == 0.75 and low < 0.75 < high
+
+
+def test_recording_keeps_runs_and_goes_on(patches, tmp_path, monkeypatch):
+    import record_failures
+    monkeypatch.setattr(record_failures, "RECORDED", tmp_path / "failures")
+    monkeypatch.setattr(record_failures, "NARROW", dataclasses.asdict(TINY))
+    judges = SimpleNamespace(quick=lambda generator: {"quality/frechet": 1.0})
+    run = record_failures.Run("plain-0", "healthy", "derive", {"steps": 12})
+    (tmp_path / "failures").mkdir()
+    record_failures.record(run, (patches, judges))
+    kept = gan.read_history(tmp_path / "failures" / "plain-0")
+    assert kept.config["made"] == "healthy" and kept.last("quality/frechet") == 1
+    assert {p.name for p in (tmp_path / "failures" / "plain-0").iterdir()} == {
+        "events.out.tfevents.0.scalars", "samples.npz"}
+    before = (tmp_path / "failures" / "plain-0").stat().st_mtime_ns
+    record_failures.record(run, (patches, judges))
+    assert (tmp_path / "failures" / "plain-0").stat().st_mtime_ns == before
+
+
+def test_runs_are_named_once_and_unseen_ones_are_sixty():
+    import record_failures
+    runs = record_failures.all_runs()
+    assert len({run.name for run in runs}) == len(runs)
+    unseen = [run for run in runs if run.use == "unseen"]
+    assert len(unseen) == 60
+    derived = {(run.config.seed, run.made) for run in runs if run.use == "derive"}
+    assert not derived & {(run.config.seed, run.made) for run in unseen}
+
+
 def test_frechet_equals_the_closed_form_of_two_gaussians():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 2, (200000, 3)), rng.normal(1, [1, 2, 3], (200000, 3))
@@ -215,8 +359,9 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.read(ROOT / "HW_04_music_gan.ipynb", as_version=4)
     index, _ = cells_tagged(ROOT / "HW_04_music_gan.ipynb", "parameters")[0]
-    notebook.cells[index].source += ("\nPIECES, CLASSIFIER_STEPS, PLAIN_STEPS, MODERN_STEPS = "
-                                     f"45, 80, 12, 60\nDATA, RUNS, CHECKPOINTS = 'd', 'r', 'c'")
+    notebook.cells[index].source += ("\nPIECES, CLASSIFIER_STEPS = 45, 80\n"
+                                     "PLAIN_STEPS, MODERN_STEPS, RECURRENT_STEPS = 12, 60, 24\n"
+                                     "DATA, RUNS, CHECKPOINTS = 'd', 'r', 'c'")
     path = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = str(ROOT) + os.pathsep + path
     try:
@@ -236,4 +381,5 @@ def test_notebook_runs_as_a_whole(executed):
               and "check" not in c.metadata.get("tags", [])]
     assert not errors
     assert not [o.text for _, o in outputs if o.get("name") == "stderr"]
-    assert {p.name for p in (folder / "r").iterdir()} == {"plain", "modern", "samples.png"}
+    assert {p.name for p in (folder / "r").iterdir()} == {
+        "plain", "modern", "recurrent", "samples.png"}

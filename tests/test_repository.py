@@ -67,7 +67,7 @@ def test_code_follows_words(notebook):
 
 def test_notebook_defines_its_contract():
     gan = load("HW_04_music_gan")
-    assert all(hasattr(gan, name) for name in ("Config", "train", "generate"))
+    assert all(hasattr(gan, name) for name in ("Config", "train", "diagnose", "generate"))
 
 
 def test_definitions_that_run_something_are_refused(tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_readme_names_every_file_at_the_top():
 
 def test_runs_hold_what_the_notebook_wrote():
     runs = sorted((ROOT / "runs" / "live").glob("*/events*"))
-    assert {path.parent.name for path in runs} == {"plain", "modern"}
+    assert {path.parent.name for path in runs} == {"plain", "modern", "recurrent"}
     assert all(re.fullmatch(r"events\.out\.tfevents\.\d\.\w+", path.name) for path in runs)
     assert sum(p.stat().st_size for p in (ROOT / "runs").rglob("*") if p.is_file()) < 25e6
 

@@ -1,0 +1,193 @@
+"""Record the trainings on which the notebook's section about failures stands.
+
+    python tests/record_failures.py [--scores folder] [--music folder] [--worker 0 --of 1]
+                                    [--only text] [--list]
+
+Each run is about two minutes of one thread, and is kept under `runs/recorded/failures` as soon
+as it is done, so that a run of this script that was stopped goes on where it was. Two workers
+(`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are the notebook's own,
+with narrow networks. `--scores` is the embedded default (rendered where it is missing),
+`--music` a folder of recorded music for the runs named `music-*`, left out without it.
+
+What is kept of a run: the scalars that its training recorded, thinned to about 100 values each;
+`quality/*` and `share/*`, measured five times on 1,000 patches, which `diagnose` never reads; the
+setting; and of one run of each setting four samples at each of the five times.
+"""
+
+import argparse
+import dataclasses
+import os
+import shutil
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")     # two workers with two threads each would thrash
+
+import numpy as np
+import torch
+from conftest import ROOT
+from notebook_definitions import load
+
+import Music
+
+gan = load("HW_04_music_gan")
+RECORDED = ROOT / "runs" / "recorded" / "failures"
+NARROW = {"steps": 1000, "generator_width": 16, "discriminator_width": 8}
+KEPT = 100            # values of a scalar that are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training: how it was made, and on what."""
+
+    name: str
+    made: str         # what its setting is known to do: one of the verdicts
+    use: str          # "cure": in the tables; "derive": thresholds; "unseen": error rate
+    changes: dict
+    music: str = "scores"
+    few: bool = False # a tenth of the clips to train on
+
+    @property
+    def config(self):
+        return gan.Config(**{**NARROW, **self.changes, "name": self.name, "device": "cpu"})
+
+
+def prepare(folder):
+    """Patches to train on and the judges of a folder, whose classifier is kept beside it."""
+    coded = Music.get_musics_coded(folder)
+    labels = np.array(coded.labels)
+    names = sorted(set(labels))
+    target = np.array([names.index(k) for k in labels])
+    training, unseen = (gan.Patches(coded.codes, clips) for clips in gan.split_by_piece(coded))
+    kept = Path(folder) / ".classifier.pt"
+    if kept.exists():
+        classifier = gan.Classifier(len(names))
+        classifier.load_state_dict(torch.load(kept, weights_only=True))
+    else:
+        classifier = gan.train_classifier(training, target, len(names))
+        with Music._atomic(kept) as part:
+            torch.save(classifier.state_dict(), part)
+    return training, gan.Judges(training, unseen, classifier.eval(), names, n=1000)
+
+
+def tenth(patches):
+    """The same patches out of a tenth of the clips."""
+    return gan.Patches(patches.codes, patches.clips[::10], patches.frames)
+
+
+def keep(run, history, extra, seen, folder):
+    """Write a run's scalars, thinned, as a TensorBoard run without host or process names."""
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    writer = gan.SummaryWriter(str(part))
+    setting = {"made": run.made, "use": run.use, "music": run.music, "seconds": history.seconds,
+               **dataclasses.asdict(history.config), **extra}
+    writer.add_text("config", "\n".join(f"    {k} = {v}" for k, v in setting.items()))
+    for tag, values in history.scalars.items():
+        for step, value in values[::-(-len(values) // KEPT)]:
+            writer.add_scalar(tag, value, step)
+    gan.close_run(writer, "scalars")
+    if run.name in WITH_SAMPLES:
+        np.savez_compressed(part / "samples.npz", samples=seen)
+    part.rename(folder)
+
+
+def record(run, prepared):
+    """Train one run and keep it."""
+    folder = RECORDED / run.name
+    if folder.exists():
+        return
+    training, judges = prepared
+    patches = tenth(training) if run.few else training
+    seen = []
+
+    def measure(generator):
+        codes = gan.sample(generator, 4, run.config.frames, seed=7)[:, 0].numpy()
+        seen.append(np.round((codes + 1) * 127.5).astype(np.uint8))
+        return judges.quick(generator)
+
+    history = gan.train(run.config, patches, measure=measure, views=5, progress=False)
+    keep(run, history, {"clips": len(patches.clips)}, np.stack(seen), folder)
+    print(f"{run.name:34} {history.seconds:4.0f} s  "
+          + "  ".join(f"{t.split('/')[1]} {history.last(t):.3f}" for t in history.scalars
+                      if t.startswith("quality")), flush=True)
+
+
+# the plain recipe with both judges, narrow: every failure below is one setting away from it
+PLAIN = {"steps": 400, "loss": "bce", "r1_gamma": 0.0, "average": 0.0, "lr_end": 1.0}
+# a Wasserstein pair needs a D without BatchNorm, which would hide its growth
+WGAN = {**PLAIN, "loss": "wasserstein", "discriminator_norm": False}
+SETTINGS = {
+    "plain": ("healthy", PLAIN),
+    "modern": ("healthy", {"steps": 600}),
+    "greedy": ("mode collapse", {**PLAIN, "generator_steps": 10, "steps": 120}),
+    "minimax": ("diminished gradient", {**PLAIN, "loss": "minimax"}),
+    "momentum": ("non-convergence", {**PLAIN, "betas": (0.9, 0.999)}),
+    "unbounded": ("non-convergence", WGAN),
+}
+CURES = {
+    "greedy": {"pack-4": {"pack": 4}, "faster-D": {"lr_ratio": 0.25}},
+    "minimax": {"R1": {"r1_gamma": 0.02}, "noise": {"input_noise": 0.3}},
+    "momentum": {"R1": {"r1_gamma": 0.02}, "average": {"average": 0.05},
+                 "slower-G": {"lr_ratio": 0.25}, "no-momentum": {"betas": (0.0, 0.999)}},
+    "unbounded": {"R1": {"r1_gamma": 10.0, "r1_every": 4},
+                  "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)}},
+}
+VARIANTS = {
+    "seed-a": {"seed": 11}, "seed-b": {"seed": 12},
+    "slim": {"seed": 13, "generator_width": 12, "discriminator_width": 6},
+    "wide": {"seed": 14, "generator_width": 24, "discriminator_width": 12},
+    "slow": {"seed": 15, "lr": 2e-4}, "fast": {"seed": 16, "lr": 6e-4},
+    "gru-a": {"seed": 17, "generator": "recurrent"}, "gru-b": {"seed": 18, "generator": "recurrent"},
+    "music-a": {"seed": 19}, "music-b": {"seed": 20},
+}
+
+
+WITH_SAMPLES = [f"{name}-0" for name in SETTINGS]
+
+
+def all_runs():
+    """Every run, those that thresholds are derived from first."""
+    runs = [Run(f"{name}-{seed}", made, "derive", {**setting, "seed": seed})
+            for seed in range(3) for name, (made, setting) in SETTINGS.items()]
+    runs += [Run(f"{name}-{cure}-{seed}", "cure", "cure", {**SETTINGS[name][1], **change,
+                                                           "seed": seed})
+             for seed in range(3) for name, cures in CURES.items() for cure, change in cures.items()]
+    runs += [Run(f"{name}-{variant}", made, "unseen", {**setting, **change},
+                 "music" if variant.startswith("music") else "scores")
+             for variant, change in VARIANTS.items() for name, (made, setting) in SETTINGS.items()]
+    longer = {"steps": 800}
+    for seed in range(3):
+        runs += [Run(f"convolutional-{seed}", "healthy", "generators", {**longer, "seed": seed}),
+                 Run(f"recurrent-{seed}", "healthy", "generators",
+                     {**longer, "generator": "recurrent", "seed": seed}),
+                 Run(f"twice-as-wide-{seed}", "healthy", "size", {
+                     "steps": 600, "generator_width": 32, "discriminator_width": 16, "seed": seed}),
+                 Run(f"tenth-of-pieces-{seed}", "healthy", "size", {"steps": 600, "seed": seed},
+                     few=True)]
+    return runs
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--scores", type=Path, default=ROOT / "data" / "scores-500")
+    parser.add_argument("--music", type=Path)
+    parser.add_argument("--worker", type=int, default=0)
+    parser.add_argument("--of", type=int, default=1)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen = [run for run in all_runs() if options.only in run.name
+              and (run.music == "scores" or options.music)][options.worker::options.of]
+    if options.list:
+        print(*(f"{run.name}: {run.made}" for run in chosen), sep="\n")
+        raise SystemExit
+    prepared = {}
+    for run in chosen:
+        if (RECORDED / run.name).exists():
+            continue
+        if run.music not in prepared:
+            folder = options.music if run.music == "music" else Music.render_scores(options.scores)
+            prepared[run.music] = prepare(folder)
+        record(run, prepared[run.music])
