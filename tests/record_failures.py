@@ -7,7 +7,7 @@ Each run is about two minutes of one thread, and is kept under `runs/recorded/fa
 as it is done, so that a run of this script that was stopped goes on where it was. Two workers
 (`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are the notebook's own,
 with narrow networks. `--scores` is the embedded default (rendered where it is missing),
-`--music` a folder of recorded music for the runs named `music-*`, left out without it.
+`--music` a folder of recorded music for the runs named `*-music-*`, left out without it.
 
 What is kept of a run: the scalars that its training recorded, thinned to about 100 values each;
 `quality/*` and `share/*`, measured five times on 1,000 patches, which `diagnose` never reads; the
@@ -16,9 +16,9 @@ setting; and of one run of each setting four samples at each of the five times.
 
 import argparse
 import dataclasses
+import functools
 import os
 import shutil
-import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")     # two workers with two threads each would thrash
@@ -45,7 +45,7 @@ class Run:
     use: str          # "cure": in the tables; "derive": thresholds; "unseen": error rate
     changes: dict
     music: str = "scores"
-    few: bool = False # a tenth of the clips to train on
+    few: bool = False  # a tenth of the clips to train on
 
     @property
     def config(self):
@@ -93,11 +93,11 @@ def keep(run, history, extra, seen, folder):
 
 
 def record(run, prepared):
-    """Train one run and keep it."""
+    """Train one run and keep it, unless it is there; `prepared` gives what a music needs."""
     folder = RECORDED / run.name
     if folder.exists():
         return
-    training, judges = prepared
+    training, judges = prepared(run.music)
     patches = tenth(training) if run.few else training
     seen = []
 
@@ -141,8 +141,6 @@ VARIANTS = {
     "gru-a": {"seed": 17, "generator": "recurrent"}, "gru-b": {"seed": 18, "generator": "recurrent"},
     "music-a": {"seed": 19}, "music-b": {"seed": 20},
 }
-
-
 WITH_SAMPLES = [f"{name}-0" for name in SETTINGS]
 
 
@@ -183,11 +181,10 @@ if __name__ == "__main__":
     if options.list:
         print(*(f"{run.name}: {run.made}" for run in chosen), sep="\n")
         raise SystemExit
-    prepared = {}
+
+    @functools.cache
+    def prepared(music):
+        return prepare(options.music if music == "music" else Music.render_scores(options.scores))
+
     for run in chosen:
-        if (RECORDED / run.name).exists():
-            continue
-        if run.music not in prepared:
-            folder = options.music if run.music == "music" else Music.render_scores(options.scores)
-            prepared[run.music] = prepare(folder)
-        record(run, prepared[run.music])
+        record(run, prepared)

@@ -196,12 +196,12 @@ def test_a_stopped_training_goes_on_exactly(patches, tmp_path, monkeypatch):
     whole = gan.train(TINY, patches, tmp_path / "a", tmp_path / "a", views=4, progress=False)
     step, calls = gan.train_step, []
 
-    def stops(trainer, patches):
+    def stops(trainer, patches, watch):
         if len(calls) == 3:
             calls.append("killed")
             raise KeyboardInterrupt
         calls.append(trainer.step)
-        return step(trainer, patches)
+        return step(trainer, patches, watch)
 
     monkeypatch.setattr(gan, "train_step", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -295,13 +295,13 @@ def test_recording_keeps_runs_and_goes_on(patches, tmp_path, monkeypatch):
     judges = SimpleNamespace(quick=lambda generator: {"quality/frechet": 1.0})
     run = record_failures.Run("plain-0", "healthy", "derive", {"steps": 12})
     (tmp_path / "failures").mkdir()
-    record_failures.record(run, (patches, judges))
+    record_failures.record(run, lambda music: (patches, judges))
     kept = gan.read_history(tmp_path / "failures" / "plain-0")
     assert kept.config["made"] == "healthy" and kept.last("quality/frechet") == 1
     assert {p.name for p in (tmp_path / "failures" / "plain-0").iterdir()} == {
         "events.out.tfevents.0.scalars", "samples.npz"}
     before = (tmp_path / "failures" / "plain-0").stat().st_mtime_ns
-    record_failures.record(run, (patches, judges))
+    record_failures.record(run, lambda music: (patches, judges))
     assert (tmp_path / "failures" / "plain-0").stat().st_mtime_ns == before
 
 
