@@ -249,7 +249,9 @@ ramp = np.linspace(0, 1, 100)
     ("non-convergence", {"diversity/mean": 1 + 0.3 * np.sin(20 * ramp)}),
     ("non-convergence", {"loss/D": np.where(ramp > 0.9, np.nan, 1)}),
     ("mode collapse", {"score/real": -1.5, "diversity/dimensions": 0.5}),
-    ("undecided", {"score/real": -1.5, "diversity/dimensions": 0.72})])
+    ("mode collapse", {"score/real": -1.5, "diversity/dimensions": 0.5,     # that wanders
+                       "diversity/mean": 1 + 0.3 * np.sin(20 * ramp)}),
+    ("undecided", {"score/real": -1.5, "diversity/dimensions": 0.87})])
 def test_diagnose_names_what_goes_wrong(verdict, changes):
     found, evidence, cure = gan.diagnose(made_up(**changes))
     assert found == verdict and evidence and cure == gan.CURES[verdict]
@@ -303,6 +305,59 @@ def test_recording_keeps_runs_and_goes_on(patches, tmp_path, monkeypatch):
     before = (tmp_path / "failures" / "plain-0").stat().st_mtime_ns
     record_failures.record(run, lambda music: (patches, patches, judges))
     assert (tmp_path / "failures" / "plain-0").stat().st_mtime_ns == before
+
+
+def test_duality_gap_is_what_either_network_could_still_win(patches):
+    import record_failures
+    history = gan.train(TINY, patches, progress=False)
+    found = [record_failures.duality_gap(history, patches, patches, steps) for steps in (0, 30)]
+    # without a search both values are that of the same pair, but for the batches
+    assert abs(found[0]) < 0.2 < found[1]
+
+
+def test_sides_of_a_run_of_both_generators_are_kept(patches, tmp_path, monkeypatch):
+    import record_failures
+    monkeypatch.setattr(record_failures, "RECORDED", tmp_path)
+    monkeypatch.setattr(record_failures, "NARROW", dataclasses.asdict(TINY))
+    pca = gan.PCA(4).fit(patches.draw(20, np.random.default_rng(0))[0].flatten(1).numpy())
+    judges = SimpleNamespace(quick=lambda generator: {"quality/frechet": 1.0}, pca=pca)
+    run = record_failures.Run("recurrent-0", "healthy", "generators", {"generator": "recurrent"})
+    record_failures.record(run, lambda music: (patches, patches, judges))
+    kept = gan.read_history(tmp_path / "recurrent-0")
+    for tag in ("piece/rhythm", "piece/memory", "piece/return", "copies/nearest",
+                "copies/unseen_logit", "size/generator"):
+        assert np.isfinite(kept.last(tag))
+
+
+def beats(rng, period, frames=400):
+    """A code in which the same chord is struck every `period` frames."""
+    code = rng.uniform(-1, -0.8, (Music.N_MELS, frames)).astype(np.float32)
+    code[20:60, ::period] = 0.5
+    return code
+
+
+def test_pulse_peaks_at_the_period_of_the_beat(rng):
+    curve = gan.pulse(beats(rng, 13))
+    assert curve[0] == pytest.approx(1) and 5 + curve[5:20].argmax() == 13 and curve[13] > 0.7
+
+
+def test_similarity_finds_what_returns(rng):
+    part = rng.uniform(-1, 1, (Music.N_MELS, 160))
+    again, never = np.tile(part, 2), rng.uniform(-1, 1, (Music.N_MELS, 320))
+    matrix = gan.similarity(again)
+    np.testing.assert_allclose(np.diagonal(matrix, 160 // 8), 1, atol=1e-5)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
+    measured, floor = (gan.piece_measures(code[None]) for code in (again, never))
+    assert measured["piece/return"] > 0.9 > 0.2 > floor["piece/return"]
+    assert gan.piece_measures(beats(rng, 13)[None])["piece/rhythm"] > 0.7
+
+
+def test_nearest_ratio_sees_copies(rng):
+    codes = rng.uniform(-1, 1, (300, 1, 8, 8)).astype(np.float32)
+    training, unseen, fresh = (torch.from_numpy(x) for x in np.split(codes, 3))
+    judges = SimpleNamespace(pca=gan.PCA(16).fit(codes.reshape(300, -1)))
+    assert gan.nearest_ratio(judges, training + 0.01, training, unseen) < 0.3
+    assert gan.nearest_ratio(judges, fresh, training, unseen) == pytest.approx(1, abs=0.1)
 
 
 def test_runs_are_named_once_and_unseen_ones_are_sixty():
