@@ -44,7 +44,7 @@ class Run:
     name: str
     made: str         # what its setting is known to do: one of the verdicts
     use: str          # "cure": in the tables; "derive": thresholds; "unseen": error rate;
-                      # "generators", "size": side by side
+                      # "generators", "size", "ablation": side by side
     changes: dict
     music: str = "scores"
     few: bool = False  # a tenth of the clips to train on
@@ -194,6 +194,7 @@ SETTINGS = {
     "unbounded": ("non-convergence", WGAN),
 }
 CURES = {
+    "plain": {"no-norm": {"discriminator_norm": False}},   # what `unbounded` also changes
     "greedy": {"pack-4": {"pack": 4}, "faster-D": {"lr_ratio": 0.25}},
     "minimax": {"R1": {"r1_gamma": 0.02}, "noise": {"input_noise": 0.3}},
     "momentum": {"R1": {"r1_gamma": 0.02}, "average": {"average": 0.05},
@@ -202,6 +203,12 @@ CURES = {
                   "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)}},
 }
 GRU = {"generator": "recurrent"}
+# one part of the modern recipe taken back at a time
+ABLATIONS = {
+    "one-judge": {"discriminators": ("picture",)}, "not-relativistic": {"loss": "bce"},
+    "no-R1": {"r1_gamma": 0.0}, "no-average": {"average": 0.0}, "constant-lr": {"lr_end": 1.0},
+    "no-rows": {"rows": False},
+}
 # the limits of `diagnose` were set on these and on three seeds of each setting ...
 KNOWN = {
     "seed-a": {"seed": 11}, "seed-b": {"seed": 12},
@@ -245,7 +252,9 @@ def all_runs():
                      "steps": 600, "generator_width": 32, "discriminator_width": 16, "seed": seed}),
                  Run(f"tenth-of-pieces-{seed}", "healthy", "size", {"steps": 600, "seed": seed},
                      few=True)]
-    return runs
+    return runs + [Run(f"modern-{name}-{seed}", "healthy", "ablation",
+                       {**SETTINGS["modern"][1], **change, "seed": seed})
+                   for seed in range(3) for name, change in ABLATIONS.items()]
 
 
 if __name__ == "__main__":

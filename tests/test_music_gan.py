@@ -234,7 +234,7 @@ def made_up(n=100, **changes):
     rng = np.random.default_rng(0)
     values = {"loss/G": 2.0, "loss/D": 0.4, "score/real": 1.5, "score/fake": -1.5,
               "grad_norm/D": 10.0, "grad_norm/fake": 0.2, "diversity/mean": 1.0,
-              "diversity/dimensions": 0.95, **changes}
+              "diversity/nearest": 0.9, "diversity/dimensions": 0.95, **changes}
     return gan.History(TINY, {tag: list(enumerate(v * rng.uniform(0.97, 1.03, n)))
                               for tag, v in values.items()})
 
@@ -249,6 +249,7 @@ ramp = np.linspace(0, 1, 100)
     ("non-convergence", {"diversity/mean": 1 + 0.3 * np.sin(20 * ramp)}),
     ("non-convergence", {"loss/D": np.where(ramp > 0.9, np.nan, 1)}),
     ("mode collapse", {"score/real": -1.5, "diversity/dimensions": 0.5}),
+    ("mode collapse", {"diversity/nearest": 0.05}),
     ("mode collapse", {"score/real": -1.5, "diversity/dimensions": 0.5,     # that wanders
                        "diversity/mean": 1 + 0.3 * np.sin(20 * ramp)}),
     ("undecided", {"score/real": -1.5, "diversity/dimensions": 0.87})])
