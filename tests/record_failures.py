@@ -77,11 +77,6 @@ def prepare(folder):
     return training, unseen, gan.Judges(training, unseen, classifier.eval(), names, n=1000)
 
 
-def tenth(patches):
-    """The same patches out of a tenth of the clips."""
-    return gan.Patches(patches.codes, patches.clips[::10], patches.frames)
-
-
 def keep(run, history, extra, seen, folder):
     """Write a run's scalars, thinned, as a TensorBoard run without host or process names."""
     part = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -143,12 +138,16 @@ def duality_gap(history, training, unseen, steps=100):
 
 
 def whole(history, judges, training, unseen):
-    """Rhythm and memory of 40 pieces of 30 s, and whether the networks know pieces by heart."""
-    rng, generator = np.random.default_rng(1), history.generator
-    pieces = gan.sample(generator, 40, 646, seed=5, batch=10)[:, 0].numpy()
-    seen, new, fake = training.draw(2000, rng)[0], unseen.draw(2000, rng)[0], gan.sample(
-        generator, 960, history.config.frames, seed=5)
+    """Rhythm and memory of 40 pieces of 24 s, and whether the networks know pieces by heart."""
+    config, generator = history.config, history.generator
+    pieces = gan.sample(generator, 40, 646, seed=5, batch=10)[:, 0, :, 64:582].numpy()
+    few = min(len(training.clips), len(unseen.clips))
+    seen, new = (patches.some(few).draw(2000, np.random.default_rng(1))[0]
+                 for patches in (training, unseen))
+    # G normalises by the batch here, as in training
+    fake = gan.sample(deepcopy(generator).train(), 960, config.frames, seed=5, batch=32)
     a, b, c = (gan.mean_logit(history.discriminator, x[:960]) for x in (seen, new, fake))
+    fake = gan.sample(generator, 960, config.frames, seed=5)
     return {**gan.piece_measures(pieces), "copies/unseen_logit": (b - c) / (a - c),
             "copies/nearest": gan.nearest_ratio(judges, fake, seen, new),
             "size/generator": sum(p.numel() for p in generator.parameters())}
@@ -160,7 +159,7 @@ def record(run, prepared):
     if folder.exists():
         return
     training, unseen, judges = prepared(run.music)
-    patches = tenth(training) if run.few else training
+    patches = training.some(len(training.clips) // 10) if run.few else training
     seen = []
 
     def measure(generator):

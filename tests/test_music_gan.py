@@ -308,12 +308,18 @@ def test_recording_keeps_runs_and_goes_on(patches, tmp_path, monkeypatch):
     assert (tmp_path / "failures" / "plain-0").stat().st_mtime_ns == before
 
 
-def test_duality_gap_is_what_either_network_could_still_win(patches):
+def test_duality_gap_is_what_either_network_could_still_win(patches, monkeypatch):
     import record_failures
     history = gan.train(TINY, patches, progress=False)
-    found = [record_failures.duality_gap(history, patches, patches, steps) for steps in (0, 30)]
-    # without a search both values are that of the same pair, but for the batches
-    assert abs(found[0]) < 0.2 < found[1]
+    values, value = [], record_failures.game_value
+    monkeypatch.setattr(record_failures, "game_value",
+                        lambda *args: values.append(value(*args)) or values[-1])
+    gaps = [record_failures.duality_gap(history, patches, patches, steps) for steps in (0, 30)]
+    same_d, same_g, worst_d, worst_g = values
+    # without a search both values are those of the same pair, but for the batches
+    assert same_d == pytest.approx(same_g, abs=0.2)
+    assert worst_d > same_d + 0.05 and worst_g < same_g - 0.05
+    assert gaps == [same_d - same_g, worst_d - worst_g]
 
 
 def test_sides_of_a_run_of_both_generators_are_kept(patches, tmp_path, monkeypatch):
@@ -359,6 +365,11 @@ def test_nearest_ratio_sees_copies(rng):
     judges = SimpleNamespace(pca=gan.PCA(16).fit(codes.reshape(300, -1)))
     assert gan.nearest_ratio(judges, training + 0.01, training, unseen) < 0.3
     assert gan.nearest_ratio(judges, fresh, training, unseen) == pytest.approx(1, abs=0.1)
+
+
+def test_some_clips_are_spread_evenly_over_all(patches):
+    few = gan.Patches(patches.codes, np.arange(100), 8).some(5)
+    assert few.clips.tolist() == [0, 24, 49, 74, 99] and few.frames == 8
 
 
 def test_runs_are_named_once_and_unseen_ones_are_sixty():
@@ -434,8 +445,8 @@ def test_notebook_runs_as_a_whole(executed):
     notebook, folder = executed
     outputs = [(c, o) for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     # two asserts are about trained music, which a minute of steps does not make
-    errors = [(o.evalue, c.source) for c, o in outputs if o.output_type == "error"
-              and "check" not in c.metadata.get("tags", [])]
+    errors = [(o.evalue, c.source) for c, o in outputs if o.output_type == "error" and not (
+        o.ename == "AssertionError" and "check" in c.metadata.get("tags", []))]
     assert not errors
     assert not [o.text for _, o in outputs if o.get("name") == "stderr"]
     assert {p.name for p in (folder / "r").iterdir()} == {
