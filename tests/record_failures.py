@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import os
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")     # two workers with two threads each would thrash
@@ -42,10 +43,16 @@ class Run:
 
     name: str
     made: str         # what its setting is known to do: one of the verdicts
-    use: str          # "cure": in the tables; "derive": thresholds; "unseen": error rate
+    use: str          # "cure": in the tables; "derive": thresholds; "unseen": error rate;
+                      # "generators", "size", "ablation": side by side
     changes: dict
     music: str = "scores"
     few: bool = False  # a tenth of the clips to train on
+
+    @property
+    def gap(self):
+        """Whether the duality gap is measured: of a dozen runs."""
+        return self.name.endswith(("-seed-c", "-seed-d"))
 
     @property
     def config(self):
@@ -53,7 +60,7 @@ class Run:
 
 
 def prepare(folder):
-    """Patches to train on and the judges of a folder, whose classifier is kept beside it."""
+    """Patches to train on, unseen ones, and judges, whose classifier is kept in the folder."""
     coded = Music.get_musics_coded(folder)
     labels = np.array(coded.labels)
     names = sorted(set(labels))
@@ -67,12 +74,7 @@ def prepare(folder):
         classifier = gan.train_classifier(training, target, len(names))
         with Music._atomic(kept) as part:
             torch.save(classifier.state_dict(), part)
-    return training, gan.Judges(training, unseen, classifier.eval(), names, n=1000)
-
-
-def tenth(patches):
-    """The same patches out of a tenth of the clips."""
-    return gan.Patches(patches.codes, patches.clips[::10], patches.frames)
+    return training, unseen, gan.Judges(training, unseen, classifier.eval(), names, n=1000)
 
 
 def keep(run, history, extra, seen, folder):
@@ -92,13 +94,72 @@ def keep(run, history, extra, seen, folder):
     part.rename(folder)
 
 
+@torch.no_grad()
+def game_value(generator, discriminator, config, patches, rng, batches=10):
+    """V(G, D) = E log sigmoid(D(x)) + E log(1 - sigmoid(D(G(z)))) in nats, on fresh batches."""
+    z_rng, values = torch.Generator().manual_seed(1), []
+    for _ in range(batches):
+        real, _ = patches.draw(config.batch_size, rng)
+        fake = generator(*generator.latents(config.batch_size, config.frames, z_rng))
+        loss = gan.discriminator_loss("bce", discriminator(real), discriminator(fake))
+        values.append(-float(loss))
+    return float(np.mean(values))
+
+
+def duality_gap(history, training, unseen, steps=100):
+    """Duality gap in nats (Grnarova et al., arXiv 1811.05512), 0 at an equilibrium.
+
+    max_D' V(G, D') - min_G' V(G', D): what either network could still win against the other one
+    as it stands. Both searches start at the trained weights and take `steps` steps of Adam on
+    training pieces; the values are measured on unseen ones. G' is searched for with the
+    non-saturating loss, which falls where V falls and does not starve the search.
+    """
+    config, rng = history.config, np.random.default_rng(0)
+    z_rng = torch.Generator().manual_seed(0)
+    values = []
+    for worst in "D", "G":
+        G, D = (deepcopy(net).train() for net in (history.generator, history.discriminator))
+        net = D if worst == "D" else G
+        other = G if worst == "D" else D
+        other.requires_grad_(False), net.requires_grad_(True)
+        optimiser = torch.optim.Adam(net.parameters(), config.lr, (0.5, 0.999))
+        for _ in range(steps):
+            fake = G(*G.latents(config.batch_size, config.frames, z_rng))
+            if worst == "D":
+                real, _ = training.draw(config.batch_size, rng)
+                loss = gan.discriminator_loss("bce", D(real), D(fake))
+            else:
+                loss = gan.generator_loss("bce", None, D(fake))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        values.append(game_value(G, D, config, unseen, rng))
+    return values[0] - values[1]
+
+
+def whole(history, judges, training, unseen):
+    """Rhythm and memory of 40 pieces of 24 s, and whether the networks know pieces by heart."""
+    config, generator = history.config, history.generator
+    pieces = gan.sample(generator, 40, 646, seed=5, batch=10)[:, 0, :, 64:582].numpy()
+    few = min(len(training.clips), len(unseen.clips))
+    seen, new = (patches.some(few).draw(2000, np.random.default_rng(1))[0]
+                 for patches in (training, unseen))
+    # G normalises by the batch here, as in training
+    fake = gan.sample(deepcopy(generator).train(), 960, config.frames, seed=5, batch=32)
+    a, b, c = (gan.mean_logit(history.discriminator, x[:960]) for x in (seen, new, fake))
+    fake = gan.sample(generator, 960, config.frames, seed=5)
+    return {**gan.piece_measures(pieces), "copies/unseen_logit": (b - c) / (a - c),
+            "copies/nearest": gan.nearest_ratio(judges, fake, seen, new),
+            "size/generator": sum(p.numel() for p in generator.parameters())}
+
+
 def record(run, prepared):
     """Train one run and keep it, unless it is there; `prepared` gives what a music needs."""
     folder = RECORDED / run.name
     if folder.exists():
         return
-    training, judges = prepared(run.music)
-    patches = tenth(training) if run.few else training
+    training, unseen, judges = prepared(run.music)
+    patches = training.some(len(training.clips) // 10) if run.few else training
     seen = []
 
     def measure(generator):
@@ -107,6 +168,12 @@ def record(run, prepared):
         return judges.quick(generator)
 
     history = gan.train(run.config, patches, measure=measure, views=5, progress=False)
+    if run.gap:
+        history.scalars["quality/duality_gap"] = [
+            (run.config.steps, duality_gap(history, patches, unseen))]
+    if run.use in ("generators", "size"):
+        for tag, value in whole(history, judges, patches, unseen).items():
+            history.scalars[tag] = [(run.config.steps, value)]
     keep(run, history, {"clips": len(patches.clips)}, np.stack(seen), folder)
     print(f"{run.name:34} {history.seconds:4.0f} s  "
           + "  ".join(f"{t.split('/')[1]} {history.last(t):.3f}" for t in history.scalars
@@ -126,6 +193,7 @@ SETTINGS = {
     "unbounded": ("non-convergence", WGAN),
 }
 CURES = {
+    "plain": {"no-norm": {"discriminator_norm": False}},   # what `unbounded` also changes
     "greedy": {"pack-4": {"pack": 4}, "faster-D": {"lr_ratio": 0.25}},
     "minimax": {"R1": {"r1_gamma": 0.02}, "noise": {"input_noise": 0.3}},
     "momentum": {"R1": {"r1_gamma": 0.02}, "average": {"average": 0.05},
@@ -133,13 +201,30 @@ CURES = {
     "unbounded": {"R1": {"r1_gamma": 10.0, "r1_every": 4},
                   "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)}},
 }
-VARIANTS = {
+GRU = {"generator": "recurrent"}
+# one part of the modern recipe taken back at a time
+ABLATIONS = {
+    "one-judge": {"discriminators": ("picture",)}, "not-relativistic": {"loss": "bce"},
+    "no-R1": {"r1_gamma": 0.0}, "no-average": {"average": 0.0}, "constant-lr": {"lr_end": 1.0},
+    "no-rows": {"rows": False},
+}
+# the limits of `diagnose` were set on these and on three seeds of each setting ...
+KNOWN = {
     "seed-a": {"seed": 11}, "seed-b": {"seed": 12},
     "slim": {"seed": 13, "generator_width": 12, "discriminator_width": 6},
     "wide": {"seed": 14, "generator_width": 24, "discriminator_width": 12},
     "slow": {"seed": 15, "lr": 2e-4}, "fast": {"seed": 16, "lr": 6e-4},
-    "gru-a": {"seed": 17, "generator": "recurrent"}, "gru-b": {"seed": 18, "generator": "recurrent"},
+    "gru-a": {"seed": 17, **GRU}, "gru-b": {"seed": 18, **GRU},
     "music-a": {"seed": 19}, "music-b": {"seed": 20},
+}
+# ... and then frozen, before any of these was looked at
+UNSEEN = {
+    "seed-c": {"seed": 31}, "seed-d": {"seed": 32},
+    "slimmer": {"seed": 33, "generator_width": 10, "discriminator_width": 5},
+    "wider": {"seed": 34, "generator_width": 20, "discriminator_width": 10},
+    "slower": {"seed": 35, "lr": 2.5e-4}, "faster": {"seed": 36, "lr": 5.5e-4},
+    "gru-c": {"seed": 37, **GRU}, "gru-d": {"seed": 38, **GRU},
+    "music-c": {"seed": 39}, "music-d": {"seed": 40},
 }
 WITH_SAMPLES = [f"{name}-0" for name in SETTINGS]
 
@@ -150,20 +235,25 @@ def all_runs():
             for seed in range(3) for name, (made, setting) in SETTINGS.items()]
     runs += [Run(f"{name}-{cure}-{seed}", "cure", "cure", {**SETTINGS[name][1], **change,
                                                            "seed": seed})
-             for seed in range(3) for name, cures in CURES.items() for cure, change in cures.items()]
-    runs += [Run(f"{name}-{variant}", made, "unseen", {**setting, **change},
+             for seed in range(3) for name, cures in CURES.items()
+             for cure, change in cures.items()]
+    runs += [Run(f"{name}-{variant}", made, use, {**setting, **change},
                  "music" if variant.startswith("music") else "scores")
-             for variant, change in VARIANTS.items() for name, (made, setting) in SETTINGS.items()]
+             for use, variants in (("derive", KNOWN), ("unseen", UNSEEN))
+             for variant, change in variants.items() for name, (made, setting) in SETTINGS.items()]
     longer = {"steps": 800}
     for seed in range(3):
         runs += [Run(f"convolutional-{seed}", "healthy", "generators", {**longer, "seed": seed}),
                  Run(f"recurrent-{seed}", "healthy", "generators",
                      {**longer, "generator": "recurrent", "seed": seed}),
+                 Run(f"standard-{seed}", "healthy", "size", {"steps": 600, "seed": seed}),
                  Run(f"twice-as-wide-{seed}", "healthy", "size", {
                      "steps": 600, "generator_width": 32, "discriminator_width": 16, "seed": seed}),
                  Run(f"tenth-of-pieces-{seed}", "healthy", "size", {"steps": 600, "seed": seed},
                      few=True)]
-    return runs
+    return runs + [Run(f"modern-{name}-{seed}", "healthy", "ablation",
+                       {**SETTINGS["modern"][1], **change, "seed": seed})
+                   for seed in range(3) for name, change in ABLATIONS.items()]
 
 
 if __name__ == "__main__":

@@ -234,7 +234,7 @@ def made_up(n=100, **changes):
     rng = np.random.default_rng(0)
     values = {"loss/G": 2.0, "loss/D": 0.4, "score/real": 1.5, "score/fake": -1.5,
               "grad_norm/D": 10.0, "grad_norm/fake": 0.2, "diversity/mean": 1.0,
-              "diversity/dimensions": 0.95, **changes}
+              "diversity/nearest": 0.9, "diversity/dimensions": 0.95, **changes}
     return gan.History(TINY, {tag: list(enumerate(v * rng.uniform(0.97, 1.03, n)))
                               for tag, v in values.items()})
 
@@ -249,7 +249,10 @@ ramp = np.linspace(0, 1, 100)
     ("non-convergence", {"diversity/mean": 1 + 0.3 * np.sin(20 * ramp)}),
     ("non-convergence", {"loss/D": np.where(ramp > 0.9, np.nan, 1)}),
     ("mode collapse", {"score/real": -1.5, "diversity/dimensions": 0.5}),
-    ("undecided", {"score/real": -1.5, "diversity/dimensions": 0.72})])
+    ("mode collapse", {"diversity/nearest": 0.05}),
+    ("mode collapse", {"score/real": -1.5, "diversity/dimensions": 0.5,     # that wanders
+                       "diversity/mean": 1 + 0.3 * np.sin(20 * ramp)}),
+    ("undecided", {"score/real": -1.5, "diversity/dimensions": 0.87})])
 def test_diagnose_names_what_goes_wrong(verdict, changes):
     found, evidence, cure = gan.diagnose(made_up(**changes))
     assert found == verdict and evidence and cure == gan.CURES[verdict]
@@ -295,14 +298,78 @@ def test_recording_keeps_runs_and_goes_on(patches, tmp_path, monkeypatch):
     judges = SimpleNamespace(quick=lambda generator: {"quality/frechet": 1.0})
     run = record_failures.Run("plain-0", "healthy", "derive", {"steps": 12})
     (tmp_path / "failures").mkdir()
-    record_failures.record(run, lambda music: (patches, judges))
+    record_failures.record(run, lambda music: (patches, patches, judges))
     kept = gan.read_history(tmp_path / "failures" / "plain-0")
     assert kept.config["made"] == "healthy" and kept.last("quality/frechet") == 1
     assert {p.name for p in (tmp_path / "failures" / "plain-0").iterdir()} == {
         "events.out.tfevents.0.scalars", "samples.npz"}
     before = (tmp_path / "failures" / "plain-0").stat().st_mtime_ns
-    record_failures.record(run, lambda music: (patches, judges))
+    record_failures.record(run, lambda music: (patches, patches, judges))
     assert (tmp_path / "failures" / "plain-0").stat().st_mtime_ns == before
+
+
+def test_duality_gap_is_what_either_network_could_still_win(patches, monkeypatch):
+    import record_failures
+    history = gan.train(TINY, patches, progress=False)
+    values, value = [], record_failures.game_value
+    monkeypatch.setattr(record_failures, "game_value",
+                        lambda *args: values.append(value(*args)) or values[-1])
+    gaps = [record_failures.duality_gap(history, patches, patches, steps) for steps in (0, 30)]
+    same_d, same_g, worst_d, worst_g = values
+    # without a search both values are those of the same pair, but for the batches
+    assert same_d == pytest.approx(same_g, abs=0.2)
+    assert worst_d > same_d + 0.05 and worst_g < same_g - 0.05
+    assert gaps == [same_d - same_g, worst_d - worst_g]
+
+
+def test_sides_of_a_run_of_both_generators_are_kept(patches, tmp_path, monkeypatch):
+    import record_failures
+    monkeypatch.setattr(record_failures, "RECORDED", tmp_path)
+    monkeypatch.setattr(record_failures, "NARROW", dataclasses.asdict(TINY))
+    pca = gan.PCA(4).fit(patches.draw(20, np.random.default_rng(0))[0].flatten(1).numpy())
+    judges = SimpleNamespace(quick=lambda generator: {"quality/frechet": 1.0}, pca=pca)
+    run = record_failures.Run("recurrent-0", "healthy", "generators", {"generator": "recurrent"})
+    record_failures.record(run, lambda music: (patches, patches, judges))
+    kept = gan.read_history(tmp_path / "recurrent-0")
+    for tag in ("piece/rhythm", "piece/memory", "piece/return", "copies/nearest",
+                "copies/unseen_logit", "size/generator"):
+        assert np.isfinite(kept.last(tag))
+
+
+def beats(rng, period, frames=400):
+    """A code in which the same chord is struck every `period` frames."""
+    code = rng.uniform(-1, -0.8, (Music.N_MELS, frames)).astype(np.float32)
+    code[20:60, ::period] = 0.5
+    return code
+
+
+def test_pulse_peaks_at_the_period_of_the_beat(rng):
+    curve = gan.pulse(beats(rng, 13))
+    assert curve[0] == pytest.approx(1) and 5 + curve[5:20].argmax() == 13 and curve[13] > 0.7
+
+
+def test_similarity_finds_what_returns(rng):
+    part = rng.uniform(-1, 1, (Music.N_MELS, 160))
+    again, never = np.tile(part, 2), rng.uniform(-1, 1, (Music.N_MELS, 320))
+    matrix = gan.similarity(again)
+    np.testing.assert_allclose(np.diagonal(matrix, 160 // 8), 1, atol=1e-5)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
+    measured, floor = (gan.piece_measures(code[None]) for code in (again, never))
+    assert measured["piece/return"] > 0.9 > 0.2 > floor["piece/return"]
+    assert gan.piece_measures(beats(rng, 13)[None])["piece/rhythm"] > 0.7
+
+
+def test_nearest_ratio_sees_copies(rng):
+    codes = rng.uniform(-1, 1, (300, 1, 8, 8)).astype(np.float32)
+    training, unseen, fresh = (torch.from_numpy(x) for x in np.split(codes, 3))
+    judges = SimpleNamespace(pca=gan.PCA(16).fit(codes.reshape(300, -1)))
+    assert gan.nearest_ratio(judges, training + 0.01, training, unseen) < 0.3
+    assert gan.nearest_ratio(judges, fresh, training, unseen) == pytest.approx(1, abs=0.1)
+
+
+def test_some_clips_are_spread_evenly_over_all(patches):
+    few = gan.Patches(patches.codes, np.arange(100), 8).some(5)
+    assert few.clips.tolist() == [0, 24, 49, 74, 99] and few.frames == 8
 
 
 def test_runs_are_named_once_and_unseen_ones_are_sixty():
@@ -361,9 +428,8 @@ def executed(tmp_path_factory):
     index, _ = cells_tagged(ROOT / "HW_04_music_gan.ipynb", "parameters")[0]
     notebook.cells[index].source += ("\nPIECES, CLASSIFIER_STEPS = 45, 80\n"
                                      "PLAIN_STEPS, MODERN_STEPS, RECURRENT_STEPS = 12, 60, 24\n"
+                                     "QUICK, VIEWS = True, 2\n"
                                      "DATA, RUNS, CHECKPOINTS = 'd', 'r', 'c'")
-    for cell in notebook.cells:      # six measurements of each training would take minutes
-        cell.source = cell.source.replace(", judges.quick)", ", judges.quick, views=2)")
     path = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = str(ROOT) + os.pathsep + path
     try:
@@ -379,8 +445,8 @@ def test_notebook_runs_as_a_whole(executed):
     notebook, folder = executed
     outputs = [(c, o) for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     # two asserts are about trained music, which a minute of steps does not make
-    errors = [(o.evalue, c.source) for c, o in outputs if o.output_type == "error"
-              and "check" not in c.metadata.get("tags", [])]
+    errors = [(o.evalue, c.source) for c, o in outputs if o.output_type == "error" and not (
+        o.ename == "AssertionError" and "check" in c.metadata.get("tags", []))]
     assert not errors
     assert not [o.text for _, o in outputs if o.get("name") == "stderr"]
     assert {p.name for p in (folder / "r").iterdir()} == {
