@@ -11,7 +11,8 @@ with narrow networks. `--scores` is the embedded default (rendered where it is m
 
 What is kept of a run: the scalars that its training recorded, thinned to about 100 values each;
 `quality/*` and `share/*`, measured five times on 1,000 patches, which `diagnose` never reads; the
-setting; and of one run of each setting four samples at each of the five times.
+setting; of one run of each setting four samples at each of the five times; of a dozen unseen runs
+the duality gap; and of those compared side by side rhythm, memory and copies (`whole`).
 """
 
 import argparse
