@@ -118,15 +118,14 @@ def duality_gap(history, training, unseen, steps=100):
     config, rng = history.config, np.random.default_rng(0)
     z_rng = torch.Generator().manual_seed(0)
     values = []
-    for worst in "D", "G":
+    for search_d in True, False:
         G, D = (deepcopy(net).train() for net in (history.generator, history.discriminator))
-        net = D if worst == "D" else G
-        other = G if worst == "D" else D
+        net, other = (D, G) if search_d else (G, D)
         other.requires_grad_(False), net.requires_grad_(True)
         optimiser = torch.optim.Adam(net.parameters(), config.lr, (0.5, 0.999))
         for _ in range(steps):
             fake = G(*G.latents(config.batch_size, config.frames, z_rng))
-            if worst == "D":
+            if search_d:
                 real, _ = training.draw(config.batch_size, rng)
                 loss = gan.discriminator_loss("bce", D(real), D(fake))
             else:
@@ -218,7 +217,7 @@ KNOWN = {
     "gru-a": {"seed": 17, **GRU}, "gru-b": {"seed": 18, **GRU},
     "music-a": {"seed": 19}, "music-b": {"seed": 20},
 }
-# ... and then frozen, before any of these was looked at
+# ... and then frozen, before the scalars of any of these were read
 UNSEEN = {
     "seed-c": {"seed": 31}, "seed-d": {"seed": 32},
     "slimmer": {"seed": 33, "generator_width": 10, "discriminator_width": 5},
@@ -246,7 +245,7 @@ def all_runs():
     for seed in range(3):
         runs += [Run(f"convolutional-{seed}", "healthy", "generators", {**longer, "seed": seed}),
                  Run(f"recurrent-{seed}", "healthy", "generators",
-                     {**longer, "generator": "recurrent", "seed": seed}),
+                     {**longer, **GRU, "seed": seed}),
                  Run(f"standard-{seed}", "healthy", "size", {"steps": 600, "seed": seed}),
                  Run(f"twice-as-wide-{seed}", "healthy", "size", {
                      "steps": 600, "generator_width": 32, "discriminator_width": 16, "seed": seed}),
