@@ -124,7 +124,8 @@ def rejection_limits(probabilities, kinds, share=0.05):
     """
     inside = [probabilities[(probabilities.argmax(1) == c) & (kinds == c), c]
               for c in range(probabilities.shape[1])]
-    return np.array([np.quantile(p, share) if len(p) else 1.0 for p in inside])
+    pooled = np.append(np.concatenate(inside), 1.0)
+    return np.array([np.quantile(p if len(p) else pooled, share) for p in inside])
 
 
 def accepted_class(probabilities, limits):

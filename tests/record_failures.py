@@ -5,8 +5,8 @@
 
 Each run is about two minutes of one thread, and is kept under `runs/recorded/failures` as soon
 as it is done, so that a run of this script that was stopped goes on where it was. Two workers
-(`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are the notebook's own,
-with narrow networks. `--scores` is the embedded default (rendered where it is missing),
+(`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are by the notebook's code, of
+an earlier recipe, narrow. `--scores` is the embedded default (rendered where it is missing),
 `--music` a folder of recorded music for the runs named `*-music-*`, left out without it.
 
 What is kept of a run: the scalars that its training recorded, thinned to about 100 values each;
@@ -223,7 +223,7 @@ def record(run, prepared):
                       if t.startswith("quality")), flush=True)
 
 
-# the plain recipe with both judges, narrow: every failure below is one setting away from it
+# the plain recipe with the first two judges, narrow: every failure below is one setting away from it
 PLAIN = {"steps": 400, "loss": "bce", "r1_gamma": 0.0, "average": 0.0, "lr_end": 1.0}
 # a Wasserstein pair needs a D without BatchNorm, which would hide its growth
 WGAN = {**PLAIN, "loss": "wasserstein", "discriminator_norm": False}
@@ -245,7 +245,7 @@ CURES = {
                   "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)}},
 }
 GRU = {"generator": "recurrent"}
-# one part of the modern recipe taken back at a time
+# one part of that modern recipe taken back at a time
 ABLATIONS = {
     "one-judge": {"discriminators": ("picture",)}, "not-relativistic": {"loss": "bce"},
     "no-R1": {"r1_gamma": 0.0}, "no-average": {"average": 0.0}, "constant-lr": {"lr_end": 1.0},

@@ -13,7 +13,7 @@ same time on a processor. A step of the earlier recipe takes 0.15 s of one threa
 another recipe costs relative to it was measured with `step_ms`, in turns on one machine, for the
 main parts, and put together from these for the rest: the first number of each line below. Stage 1
 has 2,000 steps over that cost, about 5 minutes of one thread; stage 2 has 3,000; stage 3 what 15
-minutes of two cores take. The whole list is some 15 hours of one thread. What is recorded ran on
+minutes of two cores take. The whole list is some 18 hours of one thread. What is recorded ran on
 a GPU, many trainings side by side, from codes rounded to 8 bits (`--device cuda --eight-bits`):
 its steps are those of the processor's budget, its seconds are not (those of finals include
 measuring). The unseen clips that chose the winner also measure it.
