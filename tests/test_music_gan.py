@@ -702,7 +702,7 @@ def executed(tmp_path_factory):
                                      "PLAIN_STEPS, MODERN_STEPS, RECURRENT_STEPS = 12, 60, 24\n"
                                      "QUICK, SAMPLES, VIEWS = True, 500, 2\n"
                                      "DATA, RUNS, CHECKPOINTS = 'd', 'r', 'c'")
-    path = os.environ.get("PYTHONPATH", "")
+    path, threads = os.environ.get("PYTHONPATH", ""), os.environ.pop("OMP_NUM_THREADS", None)
     os.environ["PYTHONPATH"] = str(ROOT) + os.pathsep + path
     try:
         nbclient.NotebookClient(notebook, timeout=900, coalesce_streams=True,
@@ -710,6 +710,8 @@ def executed(tmp_path_factory):
                                 resources={"metadata": {"path": str(folder)}}).execute()
     finally:
         os.environ["PYTHONPATH"] = path
+        if threads:       # set by the scripts that record evidence, for themselves
+            os.environ["OMP_NUM_THREADS"] = threads
     return notebook, folder
 
 
