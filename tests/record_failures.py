@@ -102,22 +102,27 @@ class Run:
         return gan.Config(**{**NARROW, **self.changes, "name": self.name, "device": "cpu"})
 
 
+def kept_classifier(path, training, classes, seed=0):
+    """The classifier in a file, trained and put there where it is missing."""
+    if not path.exists():
+        net = gan.train_classifier(training, training.target, classes, seed=seed)
+        with Music._atomic(path) as part:
+            torch.save(net.state_dict(), part)
+    net = gan.Classifier(classes)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return net.eval()
+
+
 def prepare(folder):
     """Patches to train on, unseen ones, and judges, whose classifier is kept in the folder."""
     coded = Music.get_musics_coded(folder)
     labels = np.array(coded.labels)
     names = sorted(set(labels))
     target = np.array([names.index(k) for k in labels])
-    training, unseen = (gan.Patches(coded.codes, clips) for clips in gan.split_by_piece(coded))
-    kept = Path(folder) / ".classifier.pt"
-    if kept.exists():
-        classifier = gan.Classifier(len(names))
-        classifier.load_state_dict(torch.load(kept, weights_only=True))
-    else:
-        classifier = gan.train_classifier(training, target, len(names))
-        with Music._atomic(kept) as part:
-            torch.save(classifier.state_dict(), part)
-    return training, unseen, gan.Judges(training, unseen, classifier.eval(), names, n=1000)
+    training, unseen = (gan.Patches(coded.codes, clips, target=target)
+                        for clips in gan.split_by_piece(coded))
+    classifier = kept_classifier(Path(folder) / ".classifier.pt", training, len(names))
+    return training, unseen, gan.Judges(training, unseen, classifier, names, n=1000)
 
 
 def keep(run, history, extra, seen, folder):

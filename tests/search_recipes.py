@@ -43,14 +43,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")     # workers with two threads eac
 import numpy as np
 import torch
 from conftest import ROOT
-from notebook_definitions import load
+from record_failures import gan, kept_classifier
 from torch import nn
 from torch.nn.functional import relu
 
 import Music
 import Quality
 
-gan = load("HW_04_music_gan")
 RECORDED = ROOT / "runs" / "recorded" / "recipes"
 FEATURES = ("fixed", "classifier")
 
@@ -324,17 +323,6 @@ class Material:
     judges: object
     limits: np.ndarray
     shares: np.ndarray   # of the repertoires, among the training clips
-
-
-def kept_classifier(path, training, classes, seed):
-    """The classifier in a file, trained and put there where it is missing."""
-    if not path.exists():
-        net = gan.train_classifier(training, training.target, classes, seed=seed)
-        with Music._atomic(path) as part:
-            torch.save(net.state_dict(), part)
-    net = gan.Classifier(classes)
-    net.load_state_dict(torch.load(path, weights_only=True))
-    return net.eval()
 
 
 def prepare(folder, eight_bits=False, n=4000):
