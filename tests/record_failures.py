@@ -5,8 +5,8 @@
 
 Each run is about two minutes of one thread, and is kept under `runs/recorded/failures` as soon
 as it is done, so that a run of this script that was stopped goes on where it was. Two workers
-(`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are by the notebook's code, of
-an earlier recipe, narrow. `--scores` is the embedded default (rendered where it is missing),
+(`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are by the notebook's
+code, of an earlier recipe, narrow. `--scores` is the embedded default (rendered where it is missing),
 `--music` a folder of recorded music for the runs named `*-music-*`, left out without it.
 
 What is kept of a run: the scalars that its training recorded, thinned to about 100 values each;
@@ -228,7 +228,7 @@ def record(run, prepared):
                       if t.startswith("quality")), flush=True)
 
 
-# the plain recipe with the first two judges, narrow: every failure below is one setting away from it
+# the plain recipe with the first two judges, narrow: every failure below is one setting away
 PLAIN = {"steps": 400, "loss": "bce", "r1_gamma": 0.0, "average": 0.0, "lr_end": 1.0}
 # a Wasserstein pair needs a D without BatchNorm, which would hide its growth
 WGAN = {**PLAIN, "loss": "wasserstein", "discriminator_norm": False}
