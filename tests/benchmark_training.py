@@ -19,13 +19,20 @@ from torch import nn
 gan = load("HW_04_music_gan")
 
 
+def tutorial_config(width, batch):
+    """The tutorial's recipe: a picture generator and a picture judge, told no repertoire."""
+    return gan.Config(generator="convolutional", generator_width=width, rows=False,
+                      modulated=False, classes=(), discriminators=("picture",),
+                      discriminator_width=width, loss="bce", r1_gamma=0.0, lr=2e-4, lr_end=1.0,
+                      betas=(0.5, 0.999), average=0.0, batch_size=batch)
+
+
 class TutorialLoop:
     """What the tutorial does each iteration, in its order."""
 
     def __init__(self, config):
         torch.manual_seed(0)
-        self.generator = gan.ConvGenerator(config.generator_width, rows=False)
-        self.discriminator = gan.Discriminator(("picture",), config.discriminator_width)
+        self.generator, self.discriminator = gan.ConvGenerator(config), gan.Discriminator(config)
         self.optimisers = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999))
                            for net in (self.generator, self.discriminator)]
         self.criterion = nn.BCEWithLogitsLoss()
@@ -48,8 +55,7 @@ class TutorialLoop:
 
 def measure(width, steps=5, rounds=4, batch=64):
     """Median images per second of both loops, in turns: (tutorial, ours)."""
-    config = gan.Config(generator_width=width, discriminator_width=width, rows=False, loss="bce",
-                        discriminators=("picture",), r1_gamma=0.0, average=0.0, batch_size=batch)
+    config = tutorial_config(width, batch)
     noise = np.random.default_rng(0).uniform(-1, 1, (64, config.n_mels, config.frames))
     patches = gan.Patches(noise.astype(np.float16), range(64), config.frames)
     tutorial, trainer, rng = TutorialLoop(config), gan.Trainer(config), np.random.default_rng(0)

@@ -5,8 +5,8 @@
 
 Each run is about two minutes of one thread, and is kept under `runs/recorded/failures` as soon
 as it is done, so that a run of this script that was stopped goes on where it was. Two workers
-(`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are the notebook's own,
-with narrow networks. `--scores` is the embedded default (rendered where it is missing),
+(`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are by the notebook's
+code, of an earlier recipe, narrow. `--scores` is the embedded default (rendered where it is missing),
 `--music` a folder of recorded music for the runs named `*-music-*`, left out without it.
 
 What is kept of a run: the scalars that its training recorded, thinned to about 100 values each;
@@ -29,13 +29,55 @@ import numpy as np
 import torch
 from conftest import ROOT
 from notebook_definitions import load
+from torch import nn
 
 import Music
+import Quality
 
 gan = load("HW_04_music_gan")
 RECORDED = ROOT / "runs" / "recorded" / "failures"
-NARROW = {"steps": 1000, "generator_width": 16, "discriminator_width": 8}
+# an earlier recipe than the notebook's, narrow: a picture generator (or a GRU alone) that cannot
+# be asked for a repertoire
+NARROW = {"steps": 1000, "generator_width": 16, "discriminator_width": 8,
+          "generator": "convolutional", "modulated": False, "discriminators": ("picture", "bands"),
+          "r1_gamma": 0.02, "betas": (0.5, 0.999)}
 KEPT = 100            # values of a scalar that are kept
+
+
+class RecurrentGenerator(nn.Module):
+    """Latents to codes by a GRU alone: each of its steps emits 4 frames of all bands.
+
+    The simplest recurrent generator, (B, 1, n_mels, 4 T) from T events, here for comparison: what
+    it lacks beside the notebook's is the picture on top of the recurrent trunk.
+    """
+
+    STRIDE = 4
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, hidden, event_dim = config, 8 * config.generator_width, config.event_dim
+        style_dim, n_mels = config.style_dim + len(config.classes), config.n_mels
+        self.style = nn.Linear(style_dim, hidden)
+        self.start = nn.Linear(style_dim, 2 * hidden)
+        self.gru = nn.GRU(hidden + event_dim, hidden, num_layers=2, batch_first=True)
+        self.head = nn.Sequential(
+            nn.BatchNorm1d(hidden), nn.ReLU(), nn.Conv1d(hidden, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm1d(hidden), nn.ReLU(),
+            nn.ConvTranspose1d(hidden, n_mels, 8, stride=4, padding=2), nn.Tanh())
+        self.head.apply(gan.initialise)
+
+    def latents(self, n, frames, rng=None, kind=None):
+        return gan.draw_latents(self, n, frames, rng, kind)
+
+    def forward(self, style, events):
+        steps = events.transpose(1, 2)                                     # (B, T, event_dim)
+        known = self.style(style)[:, None].expand(-1, steps.shape[1], -1)     # (B, T, hidden)
+        start = torch.tanh(self.start(style)).unflatten(1, (2, -1)).transpose(0, 1)
+        h, _ = self.gru(torch.cat([steps, known], 2), start.contiguous())     # (B, T, hidden)
+        return self.head(h.transpose(1, 2))[:, None]                       # (B, 1, 128, 4T)
+
+
+gan.GENERATORS["recurrent"] = RecurrentGenerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,22 +102,27 @@ class Run:
         return gan.Config(**{**NARROW, **self.changes, "name": self.name, "device": "cpu"})
 
 
+def kept_classifier(path, training, classes, seed=0):
+    """The classifier in a file, trained and put there where it is missing."""
+    if not path.exists():
+        net = gan.train_classifier(training, training.target, classes, seed=seed)
+        with Music._atomic(path) as part:
+            torch.save(net.state_dict(), part)
+    net = gan.Classifier(classes)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return net.eval()
+
+
 def prepare(folder):
     """Patches to train on, unseen ones, and judges, whose classifier is kept in the folder."""
     coded = Music.get_musics_coded(folder)
     labels = np.array(coded.labels)
     names = sorted(set(labels))
     target = np.array([names.index(k) for k in labels])
-    training, unseen = (gan.Patches(coded.codes, clips) for clips in gan.split_by_piece(coded))
-    kept = Path(folder) / ".classifier.pt"
-    if kept.exists():
-        classifier = gan.Classifier(len(names))
-        classifier.load_state_dict(torch.load(kept, weights_only=True))
-    else:
-        classifier = gan.train_classifier(training, target, len(names))
-        with Music._atomic(kept) as part:
-            torch.save(classifier.state_dict(), part)
-    return training, unseen, gan.Judges(training, unseen, classifier.eval(), names, n=1000)
+    training, unseen = (gan.Patches(coded.codes, clips, target=target)
+                        for clips in gan.split_by_piece(coded))
+    classifier = kept_classifier(Path(folder) / ".classifier.pt", training, len(names))
+    return training, unseen, gan.Judges(training, unseen, classifier, names, n=1000)
 
 
 def keep(run, history, extra, seen, folder):
@@ -148,8 +195,9 @@ def whole(history, judges, training, unseen):
     fake = gan.sample(deepcopy(generator).train(), 960, config.frames, seed=5, batch=32)
     a, b, c = (gan.mean_logit(history.discriminator, x[:960]) for x in (seen, new, fake))
     fake = gan.sample(generator, 960, config.frames, seed=5)
-    return {**gan.piece_measures(pieces), "copies/unseen_logit": (b - c) / (a - c),
-            "copies/nearest": gan.nearest_ratio(judges, fake, seen, new),
+    return {**Quality.piece_measures(pieces), "copies/unseen_logit": (b - c) / (a - c),
+            "copies/nearest": Quality.nearest_ratio(*(
+                judges.describe(x)["quality/frechet"] for x in (fake, seen, new))),
             "size/generator": sum(p.numel() for p in generator.parameters())}
 
 
@@ -180,7 +228,7 @@ def record(run, prepared):
                       if t.startswith("quality")), flush=True)
 
 
-# the plain recipe with both judges, narrow: every failure below is one setting away from it
+# the plain recipe with the first two judges, narrow: every failure below is one setting away
 PLAIN = {"steps": 400, "loss": "bce", "r1_gamma": 0.0, "average": 0.0, "lr_end": 1.0}
 # a Wasserstein pair needs a D without BatchNorm, which would hide its growth
 WGAN = {**PLAIN, "loss": "wasserstein", "discriminator_norm": False}
@@ -202,7 +250,7 @@ CURES = {
                   "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)}},
 }
 GRU = {"generator": "recurrent"}
-# one part of the modern recipe taken back at a time
+# one part of that modern recipe taken back at a time
 ABLATIONS = {
     "one-judge": {"discriminators": ("picture",)}, "not-relativistic": {"loss": "bce"},
     "no-R1": {"r1_gamma": 0.0}, "no-average": {"average": 0.0}, "constant-lr": {"lr_end": 1.0},

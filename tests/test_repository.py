@@ -93,7 +93,7 @@ def test_readme_names_every_file_at_the_top():
 
 def test_runs_hold_what_the_notebook_wrote():
     runs = sorted((ROOT / "runs" / "live").glob("*/events*"))
-    assert {path.parent.name for path in runs} == {"plain", "modern", "recurrent"}
+    assert {path.parent.name for path in runs} == {"plain", "modern", "recurrent", "embedding"}
     assert all(re.fullmatch(r"events\.out\.tfevents\.\d\.\w+", path.name) for path in runs)
     assert sum(p.stat().st_size for p in (ROOT / "runs").rglob("*") if p.is_file()) < 25e6
 
@@ -107,8 +107,8 @@ def test_hand_in_holds_everything_and_nothing_else(tmp_path):
         '--output="', f'--output="{tmp_path}/')
     subprocess.run(["bash", "-c", command], cwd=ROOT, check=True)
     names = zipfile.ZipFile(target).namelist()
-    for name in ("HW_04_music_gan.ipynb", "Music.py", "requirements.txt", "README.md",
-                 "tests/test_music_gan.py"):
+    for name in ("HW_04_music_gan.ipynb", "Music.py", "Quality.py", "requirements.txt",
+                 "README.md", "tests/test_music_gan.py"):
         assert name in names
     assert any(name.startswith("runs/live/modern/events") for name in names)
     assert not [n for n in names if re.search(r"\.(flac|mp3|ogg|opus|wav|pt|npy)$|^data/", n)]
