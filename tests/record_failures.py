@@ -6,8 +6,8 @@
 Each run is about two minutes of one thread, and is kept under `runs/recorded/failures` as soon
 as it is done, so that a run of this script that was stopped goes on where it was. Two workers
 (`--worker 0 --of 2` and `--worker 1 --of 2`) share the list. The trainings are by the notebook's
-code, of an earlier recipe, narrow. `--scores` is the embedded default (rendered where it is missing),
-`--music` a folder of recorded music for the runs named `*-music-*`, left out without it.
+code, of an earlier recipe, narrow. `--scores` is the embedded default (rendered where it is
+missing), `--music` a folder of recorded music for the runs named `*-music-*`, left out without it.
 
 What is kept of a run: the scalars that its training recorded, thinned to about 100 values each;
 `quality/*` and `share/*`, measured five times on 1,000 patches, which `diagnose` never reads; the
