@@ -18,6 +18,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 import zipfile
@@ -29,13 +30,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy   # loads its parts when they are first used
+import threadpoolctl
 
 SR = 22050           # Hz
 N_FFT = 2048         # samples, 93 ms
 HOP_LENGTH = 1024    # samples, 46 ms
 N_MELS = 128         # bands between 0 Hz and SR / 2
 DB_RANGE = (-40.0, 50.0)  # mel power in dB that the codes -1 and 1 stand for
-CODE_VERSION = 2     # part of the key of every stored code: raise it when codes change
+CODE_VERSION = 3     # part of the key of every stored code: raise it when codes change
 
 AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav")
 PAD_SECONDS = 0.5    # a clip that lacks at most this much is padded with silence
@@ -65,6 +67,25 @@ def _parallel(function, calls, n_jobs):
             yield from Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
         while batch := list(itertools.islice(tasks, 256)):   # Ray gives nothing but lists
             yield from Parallel(n_jobs=n_jobs)(batch)
+
+
+_LIMITED = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _thread_pools():
+    return threadpoolctl.ThreadpoolController()
+
+
+@contextmanager
+def _one_thread():
+    """Let matrix products of this context run on one thread of BLAS.
+
+    Several threads cut a product otherwise, and some kernels then round otherwise: codes would
+    depend on the machine's load. The limit holds for the process, hence one caller at a time.
+    """
+    with _LIMITED, _thread_pools().limit(limits=1, user_api="blas"):
+        yield
 
 
 def _peak(y):
@@ -496,9 +517,10 @@ def _decode(path, sr):
         # or soundfile seeks after each read, where MP3 loses the bits that frames lend each other
         file.seekable = lambda: False
         resampler = soxr.ResampleStream(file.samplerate, sr, 1, dtype="float32")
-        share = np.full(file.channels, 1 / file.channels, np.float32)
         for _ in range(MAX_HOURS * 3600 * file.samplerate // BLOCK):
-            mono = file.read(BLOCK, dtype="float32", always_2d=True) @ share
+            block = file.read(BLOCK, dtype="float32", always_2d=True)
+            # channel by channel: a mean over a short axis is slow, a product depends on threads
+            mono = sum(block[:, channel] for channel in range(file.channels)) / file.channels
             if not np.isfinite(mono).all():
                 raise ValueError("holds samples that are not finite numbers")
             last = len(mono) < BLOCK
@@ -807,10 +829,11 @@ def _gain(ratio, hz, kind, stretch):
             gain[:, at:at + size] = np.maximum(xi / (1 + xi), 0.1) ** (1 + (kind == "bands"))
             continue
         h = x.reshape(len(x), -1)
-        for layer in range(3):
-            w = weights[f"{kind}{layer}"]        # the last column is the bias
-            h = w[:, :-1] @ (np.maximum(h, 0, out=h) if layer else h)
-            h += w[:, -1:]
+        with _one_thread():
+            for layer in range(3):
+                w = weights[f"{kind}{layer}"]        # the last column is the bias
+                h = w[:, :-1] @ (np.maximum(h, 0, out=h) if layer else h)
+                h += w[:, -1:]
         gain[:, at:at + size] = scipy.special.expit(h).reshape(x.shape[1:])
     return gain
 

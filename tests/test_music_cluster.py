@@ -1,6 +1,8 @@
 """The same call, spread over a Dask cluster, or by other backends of joblib."""
 
 import os
+import subprocess
+import sys
 
 import joblib
 import numpy as np
@@ -47,6 +49,35 @@ def test_a_worker_that_dies_loses_nothing(music, cluster, tmp_path):
         coded = Music.get_musics_coded(music, 3, cache=tmp_path / "codes")
     here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")
     np.testing.assert_array_equal(here.codes, coded.codes)
+
+
+THREADS = """
+import sys, Music, threadpoolctl
+with threadpoolctl.threadpool_limits(int(sys.argv[3])):
+    Music.get_musics_coded(sys.argv[1], 3, n_jobs=1, cache=sys.argv[2])
+"""
+
+
+def test_threads_give_the_same_codes_to_the_bit(music, tmp_path):
+    here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")
+    with joblib.parallel_config(backend="threading"):
+        there = Music.get_musics_coded(music, 3, n_jobs=4, cache=tmp_path / "there")
+    np.testing.assert_array_equal(here.codes, there.codes)
+
+
+@pytest.mark.parametrize("kernel", ["", "Haswell"])    # small products round differently in some
+def test_the_number_of_threads_does_not_change_codes(music, tmp_path, kernel):
+    environment = {**os.environ, "PYTHONPATH": str(Music.Path(Music.__file__).parent)}
+    if kernel:
+        environment["OPENBLAS_CORETYPE"] = kernel
+    for threads in ("1", "2"):
+        subprocess.run([sys.executable, "-c", THREADS, music, tmp_path / threads, threads],
+                       env=environment, check=True, capture_output=True)
+    one, two = (next((tmp_path / threads).glob("*/all-*.npy")) for threads in ("1", "2"))
+    codes = np.load(one)
+    np.testing.assert_array_equal(codes, np.load(two))
+    bare = Music.get_musics_coded(music, 3, denoise=False, n_jobs=1, cache=tmp_path / "bare")
+    assert np.abs(codes - bare.codes).mean() > 0.05    # a floor was found: the gain was at work
 
 
 def test_a_backend_that_gives_lists_only_does(music, tmp_path, monkeypatch):
