@@ -1,9 +1,12 @@
 """Music as mel spectrograms, and back: collections, pink noise, coding, sound.
 
-The data path, in the order of the sections of this file::
+The sections of this file follow the data path, so that none uses a later one::
 
     audio files - decode, mono, resample - STFT - pink-noise floor - gain - mel power - dB - code
     code - dB - mel power - linear magnitude - phase - waveform
+
+then what music is like (partials, tuning, chroma, onsets, rhythm, form), and last
+`get_musics_coded`, which uses all.
 
 Collections come from any folder of audio, from FMA-small (`download_fma_small`), or from
 scores that install with pip (`render_scores`). `get_musics_coded` turns a folder into codes,
@@ -39,10 +42,9 @@ N_MELS = 128         # bands between 0 Hz and SR / 2
 DB_RANGE = (-40.0, 50.0)  # mel power in dB that the codes -1 and 1 stand for
 CODE_VERSION = 3     # part of the key of every stored code: raise it when codes change
 
-AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav")
-PAD_SECONDS = 0.5    # a clip that lacks at most this much is padded with silence
-MAX_HOURS = 24       # no file is read further: damaged headers can promise endless audio
-BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
+
+# ---------------------------------------------------------------- tools
+
 SILENCE = 1e-4       # a clip whose peak is lower counts as silent
 
 
@@ -53,7 +55,7 @@ def _progress(iterable, **options):
     return tqdm(iterable, file=stream, mininterval=1, dynamic_ncols=False, ncols=90, **options)
 
 
-def _parallel(function, calls, n_jobs):
+def parallel(function, calls, n_jobs):
     """Yield `function(*call)` for each call, in order, on joblib's active backend.
 
     To be exhausted: joblib stops its workers where a generator is left before its end.
@@ -93,7 +95,7 @@ def _peak(y):
 
 
 @contextmanager
-def _atomic(path):
+def atomic(path):
     """Give a temporary path beside `path` that takes its place when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,83 @@ def _atomic(path):
         part.unlink(missing_ok=True)
 
 
+def _seeded(seed, *words):
+    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, words)).encode())])
+
+
+def _digest(*words):
+    return hashlib.sha1(json.dumps(words).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- pink noise
+
+PINK_CORNER = 20.0   # Hz: 1/f above, flat below, so that inaudible rumble holds little power
+
+
+def pink_psd(n, sr, slope=1.0):
+    """Power spectral density of unit-variance 1/f^slope noise on the bins of an rfft."""
+    psd = np.maximum(np.fft.rfftfreq(n, 1 / sr), PINK_CORNER) ** -slope
+    psd[0] = 0
+    return psd / psd.mean()
+
+
+def pink_noise(n, rng=None):
+    """Generate pink noise: power falls as 1/f above 20 Hz, 3 dB an octave.
+
+    Parameters
+    ----------
+    n : int [samples]
+    rng : np.random.Generator or int, optional
+
+    Returns
+    -------
+    np.ndarray [shape=(n,)], float64
+        Zero mean and unit variance.
+
+    Raises
+    ------
+    ValueError
+        If `n` is negative.
+
+    References
+    ----------
+    J. Timmer and M. Koenig, "On generating power law noise", A&A 300, 1995.
+    """
+    if n < 0:
+        raise ValueError(f"cannot make {n} samples")
+    if n < 2:
+        return np.zeros(n)
+    white = np.fft.rfft(np.random.default_rng(rng).standard_normal(n))
+    noise = np.fft.irfft(white * np.sqrt(pink_psd(n, SR)), n)
+    return (noise - noise.mean()) / noise.std()
+
+
+def add_pink_noise(y, snr_db, rng=None):
+    """Add pink noise to a recording at a signal-to-noise ratio.
+
+    Parameters
+    ----------
+    y : np.ndarray [shape=(..., n)]
+        Waveform; each channel gets noise of its own.
+    snr_db : float [dB]
+        Power of the recording over that of the noise, each over all channels.
+    rng : np.random.Generator or int, optional
+
+    Returns
+    -------
+    np.ndarray [shape=(..., n)], float64
+    """
+    y = np.asarray(y)
+    rng = np.random.default_rng(rng)
+    noise = np.empty(y.shape)
+    for channel in np.ndindex(y.shape[:-1]):
+        noise[channel] = pink_noise(y.shape[-1], rng)
+    power_ratio = np.mean(np.square(y)) / np.mean(np.square(noise))
+    return y + noise * np.sqrt(power_ratio / 10 ** (snr_db / 10))
+
+
 # ---------------------------------------------------------------- collections: scores
+
 
 class Repertoire(NamedTuple):
     """A body of compositions and the General MIDI program (counted from 0) that plays it."""
@@ -114,7 +192,6 @@ class Repertoire(NamedTuple):
     program: int
     instrument: str
     licence: str = "public domain, encoding distributed with music21"
-
 
 REPERTOIRES = {
     "chorale": Repertoire(("bach/bwv*.mxl",), 19, "church organ"),
@@ -141,7 +218,7 @@ def _tunes(path):
     return {tune[2]: tune[1] for tune in re.finditer(r"(?ms)^(X:\s*(\w*).*?)(?=^X:|\Z)", text)}
 
 
-def _pieces(repertoire):
+def list_pieces(repertoire):
     """List a repertoire as `(name, path, tune number or None)`, sorted."""
     import music21
     root = Path(music21.__file__).parent / "corpus"
@@ -204,10 +281,6 @@ def _play(score, program, seconds):
     return y * min(CLEAN_RMS / max(rms, 1e-9), CLEAN_PEAK / max(_peak(y), 1e-9))
 
 
-def _seeded(seed, *words):
-    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, words)).encode())])
-
-
 def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
     """Write one clip. Returns None if it was written, else the reason why it was not."""
     import soundfile
@@ -230,9 +303,8 @@ def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
     if _peak(y) < SILENCE:
         return "silent"
     if snr is not None:
-        noise = pink_noise(len(y), _seeded(seed, name, clip))
-        y = y + noise * np.sqrt(np.mean(y ** 2) / np.mean(noise ** 2) / 10 ** (snr / 10))
-    with _atomic(target) as part, soundfile.SoundFile(part, "w", SR, 1) as file:
+        y = add_pink_noise(y, snr, _seeded(seed, name, clip))
+    with atomic(target) as part, soundfile.SoundFile(part, "w", SR, 1) as file:
         file.title, file.genre, file.comment = name, label, json.dumps(note)
         file.license = repertoire.licence
         file.write(y)
@@ -256,7 +328,7 @@ def clip_info(path):
 
 def _candidates(label, seed, ended):
     """Yield `(piece, clip)`: the first clip of every piece, then the next of those not ended."""
-    pieces = _pieces(REPERTOIRES[label])
+    pieces = list_pieces(REPERTOIRES[label])
     order = _seeded(seed, label).permutation(len(pieces))
     for clip in range(MAX_CLIPS_PER_PIECE):
         yield from ((pieces[i], clip) for i in order if pieces[i][0] not in ended)
@@ -337,7 +409,7 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     with _progress(None, total=pieces, desc="render", unit="clip") as bar:
         while wave := _next_wave(pieces, done, queues):
             jobs = [(folder, *candidate, seconds, snr_db, seed) for candidate in wave]
-            for reason, (k, piece, _) in zip(_parallel(_render_clip, jobs, n_jobs), wave):
+            for reason, (k, piece, _) in zip(parallel(_render_clip, jobs, n_jobs), wave):
                 if reason is None:
                     done[k].append(piece[0])
                     bar.update()
@@ -346,7 +418,7 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
                     replaced[k].update({reason} - {"over"})
     report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])), "replaced": replaced[k],
                   "instrument": REPERTOIRES[k].instrument} for k in repertoires}
-    with _atomic(folder / ".report.json") as part:
+    with atomic(folder / ".report.json") as part:
         part.write_text(json.dumps(report, indent=1))
     made = sum(map(len, done.values()))
     if made < pieces:
@@ -469,7 +541,7 @@ def _unpack_fma(audio_zip, genres, target):
             genre = re.sub(r"[^\w-]+", "_", genres[int(match[1])]) or "unknown"
             path = target / genre / f"{match[1]}.mp3"
             if not path.exists() or path.stat().st_size != member.file_size:
-                with _atomic(path) as part, archive.open(member) as source:
+                with atomic(path) as part, archive.open(member) as source:
                     part.write_bytes(source.read())
             seconds = 0.0
             with suppress(soundfile.LibsndfileError):
@@ -480,6 +552,12 @@ def _unpack_fma(audio_zip, genres, target):
 
 
 # ---------------------------------------------------------------- decoding
+
+AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav")
+PAD_SECONDS = 0.5    # a clip that lacks at most this much is padded with silence
+MAX_HOURS = 24       # no file is read further: damaged headers can promise endless audio
+BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
+
 
 def audio_files(folder):
     """List the audio files below a folder, sorted, hidden ones left out.
@@ -509,7 +587,7 @@ def audio_files(folder):
     return audio, [p for p in files if p.suffix.lower() not in AUDIO_SUFFIXES]
 
 
-def _decode(path, sr):
+def decode_blocks(path, sr):
     """Yield blocks of mono float32 at rate `sr`. Never trusts the length in the header."""
     import soundfile
     import soxr
@@ -551,7 +629,7 @@ def audio_clips(path, seconds=30, sr=SR):
     """
     n = round(seconds * sr)
     clip, have = np.zeros(n, np.float32), 0
-    for block in _decode(path, sr):
+    for block in decode_blocks(path, sr):
         while have + len(block) >= n:
             clip[have:] = block[:n - have]
             yield clip
@@ -562,93 +640,10 @@ def audio_clips(path, seconds=30, sr=SR):
         yield clip
 
 
-# ---------------------------------------------------------------- mel scale
-
-def hz_to_mel(f):
-    """Convert Hz to mel, m = 2595 log10(1 + f / 700) (O'Shaughnessy 1987; HTK)."""
-    return 2595 * np.log10(1 + np.asarray(f) / 700)
+# ---------------------------------------------------------------- short-time Fourier transform
 
 
-def mel_to_hz(m):
-    """Convert mel to Hz, the inverse of `hz_to_mel`."""
-    return 700 * (10 ** (np.asarray(m) / 2595) - 1)
-
-
-# ---------------------------------------------------------------- pink noise
-
-PINK_CORNER = 20.0   # Hz: 1/f above, flat below, so that inaudible rumble holds little power
-FLOOR_TOP = 9600.0   # Hz: codecs and resamplers cut above
-TILE = (8, 4)        # bins x frames over which the power is averaged before any quantile
-Q_TIME, Q_BANDS = 0.10, 0.03  # low quantiles: music only ever adds power to the floor
-SLOPES = (0.8, 0.9, 1.0, 1.1, 1.2)
-# logistic function of what `floor_measures` finds: constant, log gap, log drift, depth / 10, grain
-PRESENCE = (33.7, -2.4, -0.5, -2.7, 46.0)
-LIFT = (2.8, 0.4)    # dB by which music lifts the level: 2.8 gap - 0.4
-WEIGHTS = Path(__file__).resolve().parent / "runs" / "recorded" / "pink-gain" / "gain.npz"
-# averages that a gain sees around each cell, as (rows, frames): tones last, onsets are broad
-BOXES = {"bins": ((1, 1), (1, 3), (1, 5), (1, 15), (1, 51), (3, 1), (5, 1), (17, 1), (3, 3),
-                  (17, 3), (5, 5), (61, 5), (3, 15)),
-         "bands": ((1, 1), (1, 5), (1, 15), (1, 51), (5, 1), (17, 1), (5, 5))}
-GAIN_MARGIN = 25     # frames that the widest average reaches to either side
-
-
-def _pink_psd(n, sr, slope=1.0):
-    """Power spectral density of unit-variance 1/f^slope noise on the bins of an rfft."""
-    psd = np.maximum(np.fft.rfftfreq(n, 1 / sr), PINK_CORNER) ** -slope
-    psd[0] = 0
-    return psd / psd.mean()
-
-
-def pink_noise(n, rng=None):
-    """Generate pink noise: power falls as 1/f above 20 Hz, 3 dB an octave.
-
-    Parameters
-    ----------
-    n : int [samples]
-    rng : np.random.Generator or int, optional
-
-    Returns
-    -------
-    np.ndarray [shape=(n,)], float64
-        Zero mean and unit variance.
-
-    Raises
-    ------
-    ValueError
-        If `n` is negative.
-
-    References
-    ----------
-    J. Timmer and M. Koenig, "On generating power law noise", A&A 300, 1995.
-    """
-    if n < 0:
-        raise ValueError(f"cannot make {n} samples")
-    if n < 2:
-        return np.zeros(n)
-    white = np.fft.rfft(np.random.default_rng(rng).standard_normal(n))
-    noise = np.fft.irfft(white * np.sqrt(_pink_psd(n, SR)), n)
-    return (noise - noise.mean()) / noise.std()
-
-
-@functools.lru_cache(maxsize=16)
-def _pink_template(n_fft, sr, slope=1.0):
-    """Expected STFT power of unit-variance 1/f^slope noise, by Wiener-Khinchin.
-
-    The expectation is the transform of the noise's autocorrelation times the window's.
-
-    Returns
-    -------
-    np.ndarray [shape=(1 + n_fft / 2, 1)], float32
-    """
-    noise = np.fft.irfft(_pink_psd(32 * n_fft, sr, slope))[:n_fft]
-    window = scipy.signal.get_window("hann", n_fft)
-    window = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * n_fft)) ** 2)[:n_fft]
-    product = noise * window
-    power = 2 * np.fft.rfft(product, 2 * n_fft).real - product[0]
-    return power[::2, None].astype(np.float32)
-
-
-def _power(y, n_fft, hop_length):
+def stft_power(y, n_fft, hop_length):
     """Power of the STFT, float32; in blocks that stay in the processor's cache."""
     window = scipy.signal.get_window("hann", n_fft).astype(np.float32)
     padded = np.pad(np.asarray(y, np.float32), n_fft // 2)
@@ -661,6 +656,54 @@ def _power(y, n_fft, hop_length):
     return power
 
 
+# ---------------------------------------------------------------- mel scale
+
+
+def hz_to_mel(f):
+    """Convert Hz to mel, m = 2595 log10(1 + f / 700) (O'Shaughnessy 1987; HTK)."""
+    return 2595 * np.log10(1 + np.asarray(f) / 700)
+
+
+def mel_to_hz(m):
+    """Convert mel to Hz, the inverse of `hz_to_mel`."""
+    return 700 * (10 ** (np.asarray(m) / 2595) - 1)
+
+
+@functools.lru_cache(maxsize=8)
+def mel_filters(sr, n_fft, n_mels):
+    from librosa.filters import mel
+    return scipy.sparse.csr_array(mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None))
+
+
+# ---------------------------------------------------------------- pink-noise floor
+
+FLOOR_TOP = 9600.0   # Hz: codecs and resamplers cut above
+TILE = (8, 4)        # bins x frames over which the power is averaged before any quantile
+Q_TIME, Q_BANDS = 0.10, 0.03  # low quantiles: music only ever adds power to the floor
+SLOPES = (0.8, 0.9, 1.0, 1.1, 1.2)
+# logistic function of what `floor_measures` finds: constant, log gap, log drift, depth / 10, grain
+PRESENCE = (33.7, -2.4, -0.5, -2.7, 46.0)
+LIFT = (2.8, 0.4)    # dB by which music lifts the level: 2.8 gap - 0.4
+
+
+@functools.lru_cache(maxsize=16)
+def pink_template(n_fft, sr, slope=1.0):
+    """Expected STFT power of unit-variance 1/f^slope noise, by Wiener-Khinchin.
+
+    The expectation is the transform of the noise's autocorrelation times the window's.
+
+    Returns
+    -------
+    np.ndarray [shape=(1 + n_fft / 2, 1)], float32
+    """
+    noise = np.fft.irfft(pink_psd(32 * n_fft, sr, slope))[:n_fft]
+    window = scipy.signal.get_window("hann", n_fft)
+    window = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * n_fft)) ** 2)[:n_fft]
+    product = noise * window
+    power = 2 * np.fft.rfft(product, 2 * n_fft).real - product[0]
+    return power[::2, None].astype(np.float32)
+
+
 def _cells(power, n_fft, sr):
     """Power in units of pink noise, cut into tiles: `[shape=(bands, bins, times, frames)]`."""
     loudness = power[1:64].mean(0)
@@ -668,7 +711,7 @@ def _cells(power, n_fft, sr):
     power = power if heard.all() else power[:, heard]
     bands = min(len(power), int(FLOOR_TOP * n_fft / sr)) // TILE[0]
     times = power.shape[1] // TILE[1]
-    flat = power[:bands * TILE[0], :times * TILE[1]] / _pink_template(n_fft, sr)[:bands * TILE[0]]
+    flat = power[:bands * TILE[0], :times * TILE[1]] / pink_template(n_fft, sr)[:bands * TILE[0]]
     return flat.reshape(bands, TILE[0], times, TILE[1])
 
 
@@ -680,7 +723,7 @@ def _level(tiles, tilt=1.0):
 def _level_bias(n_fft, hop_length, sr, times):
     """What `_level` says of pure pink noise of variance 1, below 1 as low quantiles are."""
     noises = (pink_noise(times * TILE[1] * hop_length, seed) for seed in range(1 + 160 // times))
-    return float(np.mean([_level(_cells(_power(y, n_fft, hop_length), n_fft, sr).mean((1, 3)))
+    return float(np.mean([_level(_cells(stft_power(y, n_fft, hop_length), n_fft, sr).mean((1, 3)))
                           for y in noises]))
 
 
@@ -693,7 +736,7 @@ class Floor(NamedTuple):
 
     def power(self, n_fft=N_FFT, sr=SR):
         """Expected STFT power of the noise that is believed, `[shape=(1 + n_fft / 2, 1)]`."""
-        return self.variance * self.presence * _pink_template(n_fft, sr, self.slope)
+        return self.variance * self.presence * pink_template(n_fft, sr, self.slope)
 
 
 def floor_measures(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
@@ -722,7 +765,7 @@ def floor_measures(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
     if tiles.shape[1] < 4 or not tiles.any():
         return 0.0, 1.0, np.inf, np.inf, np.inf, -np.inf
     low = np.quantile(tiles, Q_TIME, axis=1)
-    ratios = [_pink_template(n_fft, sr) / _pink_template(n_fft, sr, slope) for slope in SLOPES]
+    ratios = [pink_template(n_fft, sr) / pink_template(n_fft, sr, slope) for slope in SLOPES]
     tilts = np.array([r[:len(low) * TILE[0]].reshape(len(low), -1).mean(1) for r in ratios])
     level, above = np.maximum(np.quantile(low * tilts, (Q_BANDS, 0.2), axis=1), 1e-30)
     gap = 10 * np.log10(above / level)
@@ -773,14 +816,24 @@ def pink_floor(power, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR):
     return Floor(float(level), slope, float(np.clip((logit - 0.5) / 1.5, 0, 1)))
 
 
+# ---------------------------------------------------------------- noise removal
+
+WEIGHTS = Path(__file__).resolve().parent / "runs" / "recorded" / "pink-gain" / "gain.npz"
+# averages that a gain sees around each cell, as (rows, frames): tones last, onsets are broad
+BOXES = {"bins": ((1, 1), (1, 3), (1, 5), (1, 15), (1, 51), (3, 1), (5, 1), (17, 1), (3, 3),
+                  (17, 3), (5, 5), (61, 5), (3, 15)),
+         "bands": ((1, 1), (1, 5), (1, 15), (1, 51), (5, 1), (17, 1), (5, 5))}
+GAIN_MARGIN = 25     # frames that the widest average reaches to either side
+
+
 @functools.lru_cache(maxsize=1)
-def _weights():
+def gain_weights():
     """Weights of the learned gains; none, and a warning, where their file is missing."""
     try:
         with np.load(WEIGHTS) as kept:
             return {name: kept[name].astype(np.float32) for name in kept.files}
     except FileNotFoundError:
-        warnings.warn(f"no {WEIGHTS.name} beside Music.py (under runs): pink noise is removed by "
+        warnings.warn(f"no {WEIGHTS.name} beside py (under runs): pink noise is removed by "
                       "Wiener's formula, less well than by the learned gain", stacklevel=2)
         return {}
 
@@ -817,7 +870,7 @@ def gain_features(ratio, hz, kind, mean, stretch=1.0):
 
 def _gain(ratio, hz, kind, stretch):
     """Gain of each cell from the power in units of the floor: learned, or Wiener's."""
-    mean, weights, gain = float(ratio.mean()), _weights(), np.empty_like(ratio)
+    mean, weights, gain = float(ratio.mean()), gain_weights(), np.empty_like(ratio)
     size, margin = 216, int(np.ceil(GAIN_MARGIN * stretch))
     for at in range(0, ratio.shape[1], size):    # blocks that nearly stay in the cache
         start = max(0, at - margin)
@@ -874,7 +927,7 @@ def band_gain(power, floor, n_fft=N_FFT, hop_length=HOP_LENGTH, sr=SR, n_mels=N_
     np.ndarray [shape=(n_mels, t)], float32
         Factor of the mel power, between 0 and 1.
     """
-    filters = _mel_filters(sr, n_fft, N_MELS)
+    filters = mel_filters(sr, n_fft, N_MELS)
     hz = mel_to_hz(np.arange(1, N_MELS + 1) / (N_MELS + 1) * hz_to_mel(sr / 2))
     ratio = (filters @ power) / (filters @ floor.power(n_fft, sr))
     gain = _gain(ratio, hz, "bands", n_fft / 2 / hop_length)
@@ -912,7 +965,7 @@ def remove_pink_noise(y, sr=SR):
     if y.ndim > 1:
         return np.stack([remove_pink_noise(channel, sr) for channel in y])
     window = N_FFT * 2 ** max(0, round(np.log2(sr / SR)))
-    floor = pink_floor(_power(y, window, window // 2), window, window // 2, sr)
+    floor = pink_floor(stft_power(y, window, window // 2), window, window // 2, sr)
     if floor.presence == 0:
         return y.copy()
     # the waveform's windows are twice as long: music is more tonal than noise
@@ -921,12 +974,19 @@ def remove_pink_noise(y, sr=SR):
     return librosa.istft(S, hop_length=window // 2, length=len(y))
 
 
-# ---------------------------------------------------------------- mel power and codes
+def si_sdr(estimate, truth):
+    """Scale-invariant signal-to-distortion ratio of a waveform (n,), in dB.
 
-@functools.lru_cache(maxsize=8)
-def _mel_filters(sr, n_fft, n_mels):
-    from librosa.filters import mel
-    return scipy.sparse.csr_array(mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None))
+    References
+    ----------
+    J. Le Roux et al., "SDR: half-baked or well done?", ICASSP 2019, arXiv 1811.02508.
+    """
+    target = truth * np.dot(estimate, truth) / np.dot(truth, truth)
+    distortion = estimate - target
+    return 10 * np.log10(np.sum(target ** 2) / np.sum(distortion ** 2))
+
+
+# ---------------------------------------------------------------- codes
 
 
 def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH, denoise=False):
@@ -947,8 +1007,8 @@ def mel_spectrogram(y, sr=SR, n_mels=N_MELS, n_fft=N_FFT, hop_length=HOP_LENGTH,
     np.ndarray [shape=(n_mels, 1 + n // hop_length)], float32
         Power: a sine of amplitude A reaches (A * n_fft / 4) ** 2.
     """
-    power = _power(y, n_fft, hop_length)
-    mel = _mel_filters(sr, n_fft, n_mels) @ power
+    power = stft_power(y, n_fft, hop_length)
+    mel = mel_filters(sr, n_fft, n_mels) @ power
     if denoise:
         floor = pink_floor(power, n_fft, hop_length, sr)
         if floor.presence:
@@ -967,161 +1027,6 @@ def db_from_code(code):
     """Map codes in [-1, 1] to mel power in dB."""
     low, high = DB_RANGE
     return low + (np.asarray(code, np.float32) + 1) / 2 * (high - low)
-
-
-class Codes(NamedTuple):
-    """What `get_musics_coded` returns: clips in the order of their paths.
-
-    Attributes
-    ----------
-    codes : np.ndarray [shape=(n, n_mels, t)], float16, in [-1, 1]
-        Memory-mapped, read-only.
-    labels : list of str
-        The sub-folder that a clip's file lies in; the folder's own name for files in none.
-    paths : list of pathlib.Path
-        Of a clip's file.
-    starts : list of float [s]
-        Of a clip in its file.
-    skipped : dict
-        Path of each file that gave no clip, to the reason.
-    damaged : dict
-        Path of each file that broke off after at least one clip, to what happened.
-    """
-
-    codes: np.ndarray
-    labels: list
-    paths: list
-    starts: list
-    skipped: dict
-    damaged: dict
-
-
-def _code_clips(path, seconds, n_mels, denoise):
-    """Code a file: codes `[shape=(clips, n_mels, t)]`, their starts [s], and what went wrong."""
-    codes, starts, silent, trouble = [], [], 0, ""
-    if not path.stat().st_size:
-        return np.array([]), [], "empty file"
-    try:
-        for i, y in enumerate(audio_clips(path, seconds)):
-            if _peak(y) < SILENCE:
-                silent += 1
-                continue
-            mel = mel_spectrogram(y, n_mels=n_mels, denoise=denoise)
-            codes.append(code_from_mel(mel).astype(np.float16))
-            starts.append(float(i * seconds))
-        if not codes:
-            trouble = (f"silent: {silent} clips without a sound" if silent
-                       else f"too short: less than a clip of {seconds:g} s")
-    except Exception as error:  # a decoder may fail in any way: the run goes on
-        kind = "damaged after some clips" if codes or silent else "not audio, or damaged"
-        trouble = f"{kind}: {str(error).removeprefix(f'Error opening {str(path)!r}: ')}"
-    return np.array(codes), starts, trouble
-
-
-def _code_file(path, store, key, *settings):
-    """Code a file into `store`, unless it is there under the same key; starts and trouble."""
-    with (suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
-          np.load(store) as kept):
-        if str(kept["key"]) == key:
-            return kept["starts"].tolist(), str(kept["trouble"])
-    codes, starts, trouble = _code_clips(path, *settings)
-    with _atomic(store) as part:
-        np.savez(part, key=key, codes=codes, starts=np.array(starts), trouble=trouble)
-    return starts, trouble
-
-
-def _digest(*words):
-    return hashlib.sha1(json.dumps(words).encode()).hexdigest()[:16]
-
-
-def _label(path, folder):
-    return folder.name if path.parent == folder else path.relative_to(folder).parts[0]
-
-
-def _spread(audio, folder):
-    """Order files so that the first few come from every sub-folder in turn."""
-    label = functools.partial(_label, folder=folder)
-    groups = [list(group) for _, group in itertools.groupby(sorted(audio, key=label), label)]
-    return [p for turn in itertools.zip_longest(*groups) for p in sorted(filter(None, turn))]
-
-
-def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None, n_jobs=-1,
-                     cache=None):
-    """Remove pink noise from every clip of a folder and code it as a mel spectrogram.
-
-    Results are kept per file in `cache` and reused while the file (size, time), the parameters
-    and `CODE_VERSION` stay: a run that was stopped goes on where it was. Runs in parallel on
-    joblib's active backend.
-
-    Parameters
-    ----------
-    folder : path
-        Audio (.mp3 .ogg .opus .flac .wav) at any depth; first-level sub-folders are labels.
-    seconds : float [s]
-        Length of a clip. Longer files give several; a clip or remainder that lacks at most
-        0.5 s is padded with silence, a shorter one dropped.
-    n_mels : int
-    denoise : bool
-    limit : int, optional
-        At most so many clips, taken from the sub-folders in turn.
-    n_jobs : int
-        As in joblib.
-    cache : path, optional
-        By default `folder/.codes`.
-
-    Returns
-    -------
-    Codes
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder does not exist.
-    ValueError
-        If it holds no audio, or `seconds` or `n_mels` make no spectrogram.
-    """
-    folder = Path(folder)
-    if seconds <= 0 or n_mels < 1 or (limit is not None and limit < 1):
-        raise ValueError(f"seconds {seconds}, n_mels {n_mels}, limit {limit}: not all positive")
-    audio, others = audio_files(folder)
-    settings = [SR, N_FFT, HOP_LENGTH, n_mels, DB_RANGE, float(seconds), denoise, CODE_VERSION]
-    cache = Path(cache or folder / ".codes") / _digest(settings)
-    jobs = {}
-    for path in audio:
-        name, stat = path.relative_to(folder).as_posix(), path.stat()
-        jobs[path] = (path, cache / f"{_digest(name)}.npz",
-                      _digest(name, stat.st_size, stat.st_mtime_ns), seconds, n_mels, denoise)
-    queue, found, count, enough = _spread(audio, folder), {}, 0, limit or sys.maxsize
-    todo = itertools.takewhile(lambda _: count < enough, queue)   # joblib asks as it goes
-    with _progress(None, total=min(len(audio), enough), desc="code", unit="file") as bar:
-        results = _parallel(_code_file, (jobs[path] for path in todo), n_jobs)
-        for result, path in zip(results, queue):
-            if count < enough:
-                found[path] = result
-                count += len(result[0])
-                bar.update()
-    shape = (n_mels, 1 + round(seconds * SR) // HOP_LENGTH)
-    return _gather(folder, dict(sorted(found.items())), others, jobs, cache, limit, shape)
-
-
-def _gather(folder, found, others, jobs, cache, limit, shape):
-    """Put the per-file results into one array on disk, a file at a time, and list its clips."""
-    clips = [(path, start) for path, (starts, _) in found.items() for start in starts][:limit]
-    whole = cache / f"all-{_digest(sorted(jobs[path][2] for path in found), limit)}.npy"
-    if not whole.exists():
-        with _atomic(whole) as part, open(part, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, {
-                "descr": "<f2", "fortran_order": False, "shape": (len(clips), *shape)})
-            for path, some in itertools.groupby(path for path, _ in clips):
-                with np.load(jobs[path][1]) as kept:
-                    kept["codes"][:len(list(some))].tofile(file)
-    skipped = {p: trouble for p, (starts, trouble) in found.items() if trouble and not starts}
-    damaged = {p: trouble for p, (starts, trouble) in found.items() if trouble and starts}
-    known = " ".join(AUDIO_SUFFIXES)
-    skipped |= {p: f"not audio: {p.suffix or 'no suffix'} is none of {known}" for p in others}
-    codes = np.load(whole, mmap_mode="r") if clips else np.zeros((0, *shape), np.float16)
-    return Codes(codes, [_label(path, folder) for path, _ in clips], [path for path, _ in clips],
-                 [start for _, start in clips], skipped, damaged)
 
 
 # ---------------------------------------------------------------- codes to sound
@@ -1198,7 +1103,7 @@ class _Frames:
 
 def _sound_block(code, sr, n_fft, hop_length, n_iter, start, seed):
     """Sound of the rows of `code`, and the turned phase at the row where the next block starts."""
-    filters = _mel_filters(sr, n_fft, code.shape[1]).toarray()
+    filters = mel_filters(sr, n_fft, code.shape[1]).toarray()
     back = filters / np.maximum(filters.sum(0), 1e-6)
     back[:, [0, -1]] = back[:, [1, -2]]   # no triangle covers the ends
     finer = max(k for k in range(1, max(1, 8 * hop_length // n_fft) + 1) if hop_length % k == 0)
@@ -1274,3 +1179,305 @@ def music_from_code(code, sr=SR, n_fft=N_FFT, hop_length=HOP_LENGTH, n_iter=64, 
         y[at:at + len(part)] = part
     y /= max(1.0, _peak(y))
     return y
+
+
+# ---------------------------------------------------------------- what a patch is like
+
+TONAL_HZ = (400, 3000)   # below, a band is wider than a semitone; above, partials stand too close
+PROMINENCE = 6           # dB by which a partial's band is above those two away
+PEAK_DEPTH = 40          # dB below a frame's strongest band down to which partials count
+ONSET_DB = 0.5           # dB of flux above its mean: gives about as many as the scores have notes
+MUSICAL = ("in tune", "chroma entropy", "onsets/s", "flux kurtosis", "dynamics (dB)")
+
+
+def spectral_peaks(codes):
+    """Partials of codes (n, n_mels, t): where, their Hz and their power, all (n, bands, t).
+
+    Triangles that overlap by half interpolate linearly: the centroid of three bands, without
+    their pedestal, gives a sine's frequency to 0.1 cents, where a parabola in dB errs by 9.
+    """
+    db, n = db_from_code(codes), codes.shape[1]
+    hz = mel_to_hz(hz_to_mel(SR / 2) / (n + 1) * np.arange(1, n + 1))
+    hz = hz.astype(np.float32)
+    low, high = np.searchsorted(hz, TONAL_HZ)
+    far, left, here, right, other = (db[:, low + i:high + i] for i in range(-2, 3))
+    floor = np.maximum(db.max(1, keepdims=True) - PEAK_DEPTH, DB_RANGE[0] + 1)
+    peak = ((here > left) & (here >= right) & (here > floor)
+            & (here > np.maximum(far, other) + PROMINENCE))
+    pedestal = 10 ** (np.minimum(far, other) / 10)
+    weight = [np.maximum(10 ** (x / 10) - pedestal, 0) for x in (left, here, right)]
+    power = np.sum(weight, axis=0)
+    weighted = sum(w * hz[low + i:high + i, None] for i, w in zip((-1, 0, 1), weight))
+    return peak, weighted / np.maximum(power, 1e-9), np.where(peak, power, 0)
+
+
+def tuning_and_chroma(codes):
+    """Share of partials in tune and entropy of the chroma (Gomez 2006) of codes: arrays (n,).
+
+    Each partial counts once: by power, music half a semitone up stands out less (d' 3.4, not 3.9).
+    """
+    peak, hz, power = spectral_peaks(codes)
+    pitch = 69 + 12 * np.log2(np.where(peak, hz, 440) / 440)
+    nearest, count = np.round(pitch), peak.sum((1, 2))
+    share = (peak & (np.abs(pitch - nearest) < 1 / 6)).sum((1, 2)) / np.maximum(count, 1)
+    cell = 12 * np.arange(len(codes))[:, None, None] + nearest.astype(int) % 12
+    chroma = np.bincount(cell.ravel(), np.sqrt(power).ravel(), 12 * len(codes)).reshape(-1, 12)
+    chroma = chroma / np.maximum(chroma.sum(1, keepdims=True), 1e-9)
+    entropy = -(chroma * np.log(np.maximum(chroma, 1e-9))).sum(1) / np.log(12)
+    return np.where(count, share, np.nan), np.where(count, entropy, np.nan)
+
+
+def rhythm_measures(codes):
+    """Onsets a second, kurtosis of the flux and dynamics in dB of codes: three arrays (n,).
+
+    Onset: flux is the largest of three frames and `ONSET_DB` above the mean of five (Boeck 2012).
+    """
+    db = db_from_code(codes)
+    flux = np.maximum(np.diff(db, axis=2), 0).mean(1)
+    five = np.lib.stride_tricks.sliding_window_view(flux, 5, axis=1)
+    onset = (five[..., 2] >= five[..., 1:4].max(2)) & (five[..., 2] >= five.mean(2) + ONSET_DB)
+    centred = flux - flux.mean(1, keepdims=True)
+    kurtosis = (centred ** 4).mean(1) / np.maximum((centred ** 2).mean(1) ** 2, 1e-12) - 3
+    level = 10 * np.log10((10 ** (db / 10)).sum(1))
+    low, high = np.quantile(level, (0.05, 0.95), axis=1)
+    return onset.mean(1) * SR / HOP_LENGTH, kurtosis, high - low
+
+
+def musical_measures(codes):
+    """Measure what each code is like as music.
+
+    Parameters
+    ----------
+    codes : np.ndarray [shape=(n, n_mels, t)]
+        In [-1, 1], of the default settings; at least 6 frames.
+
+    Returns
+    -------
+    dict of np.ndarray [shape=(n,)]
+        "in tune": share of the partials within a sixth of a semitone of equal temperament at
+        A = 440 Hz, 1/3 by chance; "chroma entropy" of the 12 pitch classes, 0 for one, 1 for
+        all alike; both NaN without partials. "onsets/s" [1/s]; "flux kurtosis" of the bands'
+        mean rise in dB from frame to frame, 0 for a Gaussian, high for few sharp rises, -3
+        without any; "dynamics (dB)": 5 to 95 % quantile of the frames' level [dB].
+    """
+    codes = np.asarray(codes, np.float32)
+    rows = [tuning_and_chroma(x) + rhythm_measures(x)
+            for x in (codes[i:i + 100] for i in range(0, len(codes), 100))]   # bounds the memory
+    return {name: np.concatenate(values) for name, values in zip(MUSICAL, zip(*rows))}
+
+
+def note_measures(codes):
+    """Median spectral flatness, and share of a frame's energy in its five strongest bands.
+
+    Flatness is the geometric over the arithmetic mean of a frame's mel power: 1 for a flat
+    spectrum, 0 for a line.
+
+    Parameters
+    ----------
+    codes : np.ndarray [shape=(n, n_mels, t)]
+    """
+    power = 10 ** (db_from_code(codes) / 10)
+    flatness = np.exp(np.log(power).mean(1)) / power.mean(1)
+    strongest = np.sort(power, axis=1)[:, -5:].sum(1) / power.sum(1)
+    return float(np.median(flatness)), float(np.median(strongest))
+
+
+# ---------------------------------------------------------------- what a piece is like
+
+
+def drift_measures(codes):
+    """Mean, variance and mean absolute frame-to-frame change of each code: three arrays (n,)."""
+    codes = np.asarray(codes, np.float32)
+    return (codes.mean((1, 2)), codes.var((1, 2)), np.abs(np.diff(codes, axis=2)).mean((1, 2)))
+
+
+def unevenness(codes, period=16):
+    """Frame-to-frame change at each phase of a period: the largest mean over the smallest."""
+    change = np.abs(np.diff(codes, axis=2)).mean((0, 1))
+    change = change[:len(change) // period * period].reshape(-1, period).mean(0)
+    return float(change.max() / change.min())
+
+
+def pulse(code, seconds=3.0):
+    """Autocorrelation of the onset strength of a code, from lag 0 to `seconds`."""
+    import librosa
+    strength = librosa.onset.onset_strength(S=db_from_code(code), sr=SR,
+                                            hop_length=HOP_LENGTH)
+    lags = round(seconds * SR / HOP_LENGTH)
+    curve = librosa.autocorrelate(strength - strength.mean(), max_size=lags)
+    return curve / curve[0]
+
+
+def similarity(code, window=32, hop=8):
+    """Cosines of all pairs of windows of a code, without its mean frame: a square matrix."""
+    code = np.asarray(code, np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(code - code.mean(1, keepdims=True), window,
+                                                       axis=1)[:, ::hop]
+    flat = windows.swapaxes(0, 1).reshape(windows.shape[1], -1)
+    flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)   # of silence: 0
+    return flat @ flat.T
+
+
+def piece_measures(codes, far=11):
+    """Rhythm and memory of whole pieces (n, n_mels, t), `far` hops of `similarity` being 4 s."""
+    beat = [max(curve[scipy.signal.find_peaks(curve)[0]], default=0) for curve in map(pulse, codes)]
+    matrices = [similarity(code) for code in codes]
+    away = [np.where(np.abs(np.subtract.outer(*2 * [np.arange(len(m))])) >= far, m, -1)
+            for m in matrices]
+    return {"piece/rhythm": float(np.mean(beat)),
+            "piece/memory": float(np.mean([np.diagonal(m, far).mean() for m in matrices])),
+            "piece/return": float(np.mean([m.max(1).mean() for m in away]))}
+
+
+# ---------------------------------------------------------------- coding a folder
+
+
+class Codes(NamedTuple):
+    """What `get_musics_coded` returns: clips in the order of their paths.
+
+    Attributes
+    ----------
+    codes : np.ndarray [shape=(n, n_mels, t)], float16, in [-1, 1]
+        Memory-mapped, read-only.
+    labels : list of str
+        The sub-folder that a clip's file lies in; the folder's own name for files in none.
+    paths : list of pathlib.Path
+        Of a clip's file.
+    starts : list of float [s]
+        Of a clip in its file.
+    skipped : dict
+        Path of each file that gave no clip, to the reason.
+    damaged : dict
+        Path of each file that broke off after at least one clip, to what happened.
+    """
+
+    codes: np.ndarray
+    labels: list
+    paths: list
+    starts: list
+    skipped: dict
+    damaged: dict
+
+
+def code_clips(path, seconds, n_mels, denoise):
+    """Code a file: codes `[shape=(clips, n_mels, t)]`, their starts [s], and what went wrong."""
+    codes, starts, silent, trouble = [], [], 0, ""
+    if not path.stat().st_size:
+        return np.array([]), [], "empty file"
+    try:
+        for i, y in enumerate(audio_clips(path, seconds)):
+            if _peak(y) < SILENCE:
+                silent += 1
+                continue
+            mel = mel_spectrogram(y, n_mels=n_mels, denoise=denoise)
+            codes.append(code_from_mel(mel).astype(np.float16))
+            starts.append(float(i * seconds))
+        if not codes:
+            trouble = (f"silent: {silent} clips without a sound" if silent
+                       else f"too short: less than a clip of {seconds:g} s")
+    except Exception as error:  # a decoder may fail in any way: the run goes on
+        kind = "damaged after some clips" if codes or silent else "not audio, or damaged"
+        trouble = f"{kind}: {str(error).removeprefix(f'Error opening {str(path)!r}: ')}"
+    return np.array(codes), starts, trouble
+
+
+def _code_file(path, store, key, *settings):
+    """Code a file into `store`, unless it is there under the same key; starts and trouble."""
+    with (suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+          np.load(store) as kept):
+        if str(kept["key"]) == key:
+            return kept["starts"].tolist(), str(kept["trouble"])
+    codes, starts, trouble = code_clips(path, *settings)
+    with atomic(store) as part:
+        np.savez(part, key=key, codes=codes, starts=np.array(starts), trouble=trouble)
+    return starts, trouble
+
+
+def _label(path, folder):
+    return folder.name if path.parent == folder else path.relative_to(folder).parts[0]
+
+
+def labels_in_turn(audio, folder):
+    """Order files so that the first few come from every sub-folder in turn."""
+    label = functools.partial(_label, folder=folder)
+    groups = [list(group) for _, group in itertools.groupby(sorted(audio, key=label), label)]
+    return [p for turn in itertools.zip_longest(*groups) for p in sorted(filter(None, turn))]
+
+
+def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None, n_jobs=-1,
+                     cache=None):
+    """Remove pink noise from every clip of a folder and code it as a mel spectrogram.
+
+    Results are kept per file in `cache` and reused while the file (size, time), the parameters
+    and `CODE_VERSION` stay: a run that was stopped goes on where it was. Runs in parallel on
+    joblib's active backend.
+
+    Parameters
+    ----------
+    folder : path
+        Audio (.mp3 .ogg .opus .flac .wav) at any depth; first-level sub-folders are labels.
+    seconds : float [s]
+        Length of a clip. Longer files give several; a clip or remainder that lacks at most
+        0.5 s is padded with silence, a shorter one dropped.
+    n_mels : int
+    denoise : bool
+    limit : int, optional
+        At most so many clips, taken from the sub-folders in turn.
+    n_jobs : int
+        As in joblib.
+    cache : path, optional
+        By default `folder/.codes`.
+
+    Returns
+    -------
+    Codes
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    ValueError
+        If it holds no audio, or `seconds` or `n_mels` make no spectrogram.
+    """
+    folder = Path(folder)
+    if seconds <= 0 or n_mels < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"seconds {seconds}, n_mels {n_mels}, limit {limit}: not all positive")
+    audio, others = audio_files(folder)
+    settings = [SR, N_FFT, HOP_LENGTH, n_mels, DB_RANGE, float(seconds), denoise, CODE_VERSION]
+    cache = Path(cache or folder / ".codes") / _digest(settings)
+    jobs = {}
+    for path in audio:
+        name, stat = path.relative_to(folder).as_posix(), path.stat()
+        jobs[path] = (path, cache / f"{_digest(name)}.npz",
+                      _digest(name, stat.st_size, stat.st_mtime_ns), seconds, n_mels, denoise)
+    queue, found, count, enough = labels_in_turn(audio, folder), {}, 0, limit or sys.maxsize
+    todo = itertools.takewhile(lambda _: count < enough, queue)   # joblib asks as it goes
+    with _progress(None, total=min(len(audio), enough), desc="code", unit="file") as bar:
+        results = parallel(_code_file, (jobs[path] for path in todo), n_jobs)
+        for result, path in zip(results, queue):
+            if count < enough:
+                found[path] = result
+                count += len(result[0])
+                bar.update()
+    shape = (n_mels, 1 + round(seconds * SR) // HOP_LENGTH)
+    return _gather(folder, dict(sorted(found.items())), others, jobs, cache, limit, shape)
+
+
+def _gather(folder, found, others, jobs, cache, limit, shape):
+    """Put the per-file results into one array on disk, a file at a time, and list its clips."""
+    clips = [(path, start) for path, (starts, _) in found.items() for start in starts][:limit]
+    whole = cache / f"all-{_digest(sorted(jobs[path][2] for path in found), limit)}.npy"
+    if not whole.exists():
+        with atomic(whole) as part, open(part, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {
+                "descr": "<f2", "fortran_order": False, "shape": (len(clips), *shape)})
+            for path, some in itertools.groupby(path for path, _ in clips):
+                with np.load(jobs[path][1]) as kept:
+                    kept["codes"][:len(list(some))].tofile(file)
+    skipped = {p: trouble for p, (starts, trouble) in found.items() if trouble and not starts}
+    damaged = {p: trouble for p, (starts, trouble) in found.items() if trouble and starts}
+    known = " ".join(AUDIO_SUFFIXES)
+    skipped |= {p: f"not audio: {p.suffix or 'no suffix'} is none of {known}" for p in others}
+    codes = np.load(whole, mmap_mode="r") if clips else np.zeros((0, *shape), np.float16)
+    return Codes(codes, [_label(path, folder) for path, _ in clips], [path for path, _ in clips],
+                 [start for _, start in clips], skipped, damaged)

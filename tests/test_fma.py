@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 import soundfile
-from conftest import tune
+from helpers import tune
 
 import Music
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import ROOT, tune
+from helpers import ROOT, tune
 from hypothesis import given, settings, strategies as st
 
 import Music
@@ -131,8 +131,8 @@ def test_only_broken_files_give_no_codes_and_say_why(tmp_path):
 def test_results_are_reused_and_a_changed_file_is_coded_again(folder, monkeypatch):
     first = np.array(Music.get_musics_coded(folder, 2, n_jobs=1).codes)
     work = []
-    real = Music._code_clips
-    monkeypatch.setattr(Music, "_code_clips", lambda path, *a: work.append(path) or real(path, *a))
+    real = Music.code_clips
+    monkeypatch.setattr(Music, "code_clips", lambda path, *a: work.append(path) or real(path, *a))
     np.testing.assert_array_equal(Music.get_musics_coded(folder, 2, n_jobs=1).codes, first)
     assert not work
     soundfile.write(folder / "rock" / "a.flac", tune(4.0, seed=5), Music.SR)
@@ -145,7 +145,7 @@ def test_results_are_reused_and_a_changed_file_is_coded_again(folder, monkeypatc
 def test_a_run_that_was_stopped_goes_on(folder, monkeypatch):
     expected = np.array(Music.get_musics_coded(folder, 2, n_jobs=1).codes)
     shutil.rmtree(folder / ".codes")
-    real, work = Music._code_clips, []
+    real, work = Music.code_clips, []
 
     def stops(path, *rest):
         if path.parent.name == "rock" and len(work) < 2:
@@ -154,7 +154,7 @@ def test_a_run_that_was_stopped_goes_on(folder, monkeypatch):
         work.append(path.parent.name)
         return real(path, *rest)
 
-    monkeypatch.setattr(Music, "_code_clips", stops)
+    monkeypatch.setattr(Music, "code_clips", stops)
     with pytest.raises(KeyboardInterrupt):
         Music.get_musics_coded(folder, 2, n_jobs=1)
     np.testing.assert_array_equal(Music.get_musics_coded(folder, 2, n_jobs=1).codes, expected)
@@ -164,8 +164,8 @@ def test_a_run_that_was_stopped_goes_on(folder, monkeypatch):
 
 def other_process(folder, slower=0.0):
     """Code a folder in a process of its own that sleeps before each file."""
-    code = ("import sys, time, Music; real = Music._code_clips; "
-            f"Music._code_clips = lambda *a: time.sleep({slower}) or real(*a); "
+    code = ("import sys, time, Music; real = Music.code_clips; "
+            f"Music.code_clips = lambda *a: time.sleep({slower}) or real(*a); "
             "Music.get_musics_coded(sys.argv[1], 1, n_jobs=1)")
     return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT,
                             stderr=subprocess.PIPE, text=True)
@@ -211,10 +211,10 @@ def test_two_processes_on_one_folder_give_the_same_codes(many):
                           st.sampled_from([7, 8])), min_size=1, max_size=5))
 @settings(max_examples=12, deadline=None)
 def test_only_what_changed_is_coded_again(calls):
-    real, work = Music._code_clips, []
+    real, work = Music.code_clips, []
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         soundfile.write(Path(folder) / "a.wav", tune(2.0), Music.SR)
-        patch.setattr(Music, "_code_clips", lambda path, *a: work.append(a) or real(path, *a))
+        patch.setattr(Music, "code_clips", lambda path, *a: work.append(a) or real(path, *a))
         for seconds, n_mels, denoise, code_version in calls:
             patch.setattr(Music, "CODE_VERSION", code_version)
             codes = Music.get_musics_coded(folder, seconds, n_mels, denoise, n_jobs=1).codes
@@ -241,7 +241,7 @@ def test_clips_are_the_file_cut_up_whatever_the_blocks(length, seconds, block):
 def test_mp3_read_in_blocks_is_mp3_read_at_once(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.mp3", tune(4.0), Music.SR, format="MP3")
     monkeypatch.setattr(Music, "BLOCK", 1000)
-    blocks = np.concatenate(list(Music._decode(tmp_path / "a.mp3", Music.SR)))
+    blocks = np.concatenate(list(Music.decode_blocks(tmp_path / "a.mp3", Music.SR)))
     at_once = soundfile.read(tmp_path / "a.mp3", dtype="float32")[0]
     np.testing.assert_allclose(blocks, at_once, atol=1e-6)   # seeking makes errors of 0.2
 

@@ -6,7 +6,7 @@ import sys
 import librosa
 import numpy as np
 import pytest
-from conftest import ROOT, tune
+from helpers import ROOT, tune
 from hypothesis import given, settings, strategies as st
 
 import Music
@@ -37,7 +37,7 @@ def test_mel_spectrogram_equals_librosas(n_mels):
 def test_mel_power_of_a_sine_is_what_its_docstring_says():
     f = 64 * Music.SR / Music.N_FFT          # the centre of a bin
     y = 0.5 * np.sin(2 * np.pi * f * np.arange(Music.SR) / Music.SR)
-    bin_power = Music._power(y, Music.N_FFT, Music.HOP_LENGTH)[64, 10]
+    bin_power = Music.stft_power(y, Music.N_FFT, Music.HOP_LENGTH)[64, 10]
     assert bin_power == pytest.approx((0.5 * Music.N_FFT / 4) ** 2, rel=1e-3)
 
 
@@ -75,8 +75,8 @@ def test_pink_noise_refuses_a_negative_length():
 @pytest.mark.parametrize("sr", [22050, 44100])
 def test_pink_template_is_the_mean_stft_power(sr, monkeypatch):
     monkeypatch.setattr(Music, "SR", sr)
-    power = Music._power(Music.pink_noise(60 * sr, 0), 2048, 1024).mean(1)
-    ratio = power / Music._pink_template(2048, sr)[:, 0]
+    power = Music.stft_power(Music.pink_noise(60 * sr, 0), 2048, 1024).mean(1)
+    ratio = power / Music.pink_template(2048, sr)[:, 0]
     assert abs(np.median(ratio[2:-2]) - 1) < 0.03
 
 

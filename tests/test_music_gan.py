@@ -9,7 +9,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from notebook_definitions import cells_tagged, load
 
 import Music
@@ -575,19 +575,19 @@ def beats(rng, period, frames=400):
 
 
 def test_pulse_peaks_at_the_period_of_the_beat(rng):
-    curve = Quality.pulse(beats(rng, 13))
+    curve = Music.pulse(beats(rng, 13))
     assert curve[0] == pytest.approx(1) and 5 + curve[5:20].argmax() == 13 and curve[13] > 0.7
 
 
 def test_similarity_finds_what_returns(rng):
     part = rng.uniform(-1, 1, (Music.N_MELS, 160))
     again, never = np.tile(part, 2), rng.uniform(-1, 1, (Music.N_MELS, 320))
-    matrix = Quality.similarity(again)
+    matrix = Music.similarity(again)
     np.testing.assert_allclose(np.diagonal(matrix, 160 // 8), 1, atol=1e-5)
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
-    measured, floor = (Quality.piece_measures(code[None]) for code in (again, never))
+    measured, floor = (Music.piece_measures(code[None]) for code in (again, never))
     assert measured["piece/return"] > 0.9 > 0.2 > floor["piece/return"]
-    assert Quality.piece_measures(beats(rng, 13)[None])["piece/rhythm"] > 0.7
+    assert Music.piece_measures(beats(rng, 13)[None])["piece/rhythm"] > 0.7
 
 
 def test_nearest_ratio_sees_copies(rng):
@@ -680,16 +680,16 @@ def test_no_piece_is_on_both_sides_of_the_split():
 def test_note_measures_tell_lines_from_noise():
     lines = -np.ones((2, 128, 10))
     lines[:, 40] = 1
-    assert Quality.note_measures(lines)[0] < 0.01 and Quality.note_measures(lines)[1] > 0.99
+    assert Music.note_measures(lines)[0] < 0.01 and Music.note_measures(lines)[1] > 0.99
     flat = np.zeros((2, 128, 10))
-    assert Quality.note_measures(flat) == pytest.approx((1.0, 5 / 128), rel=1e-4)
+    assert Music.note_measures(flat) == pytest.approx((1.0, 5 / 128), rel=1e-4)
 
 
 def test_unevenness_sees_seams():
     code = np.random.default_rng(0).normal(size=(8, 20, 161)).cumsum(2)
-    assert Quality.unevenness(code) < 1.5
+    assert Music.unevenness(code) < 1.5
     code += 30 * (np.arange(161) // 16)
-    assert Quality.unevenness(code) > 5
+    assert Music.unevenness(code) > 5
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, si_sdr, tune
+from helpers import ROOT, tune
 from hypothesis import given, settings, strategies as st
 
 import Music
@@ -15,7 +15,7 @@ import Music
 def coloured(n, slope, seed=0):
     """Unit-variance noise whose power falls as 1 / f^slope."""
     white = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
-    noise = np.fft.irfft(white * np.sqrt(Music._pink_psd(n, Music.SR, slope)), n)
+    noise = np.fft.irfft(white * np.sqrt(Music.pink_psd(n, Music.SR, slope)), n)
     return noise / noise.std()
 
 
@@ -24,7 +24,7 @@ def noisy(y, snr_db, slope=1.0):
 
 
 def floor_of(y):
-    return Music.pink_floor(Music._power(y, Music.N_FFT, Music.HOP_LENGTH))
+    return Music.pink_floor(Music.stft_power(y, Music.N_FFT, Music.HOP_LENGTH))
 
 
 @pytest.mark.parametrize("snr", [0, 5, 10, 20])
@@ -47,7 +47,7 @@ def test_noise_removal_raises_si_sdr(snr, gain, slope):
     y = tune(10.0)
     cleaned = Music.remove_pink_noise(noisy(y, snr, slope))
     assert cleaned.shape == y.shape
-    assert si_sdr(cleaned, y) > si_sdr(noisy(y, snr, slope), y) + gain * (1 if slope == 1 else 0.5)
+    assert Music.si_sdr(cleaned, y) > Music.si_sdr(noisy(y, snr, slope), y) + gain * (1 if slope == 1 else 0.5)
 
 
 def test_clean_music_is_left_alone():
@@ -66,13 +66,13 @@ def test_white_noise_and_chords_are_no_pink_floor():
 def test_hum_stays_and_noise_goes():
     y = tune(10.0) + 0.02 * np.sin(2 * np.pi * 50 * np.arange(10 * Music.SR) / Music.SR)
     cleaned = Music.remove_pink_noise(noisy(y, 10))
-    assert si_sdr(cleaned, y) > 13
+    assert Music.si_sdr(cleaned, y) > 13
 
 
 def test_noise_that_fades_in_does_no_harm():
     y = tune(10.0)
     mix = y + (noisy(y, 5) - y) * np.linspace(0, 1, len(y)) ** 2
-    assert si_sdr(Music.remove_pink_noise(mix), y) > si_sdr(mix, y) - 0.5
+    assert Music.si_sdr(Music.remove_pink_noise(mix), y) > Music.si_sdr(mix, y) - 0.5
 
 
 def test_a_gap_of_digital_silence_stays_silent_and_hides_no_noise():
@@ -81,7 +81,7 @@ def test_a_gap_of_digital_silence_stays_silent_and_hides_no_noise():
     y[60000:110000] = mix[60000:110000] = 0
     cleaned = Music.remove_pink_noise(mix)
     assert np.abs(cleaned[65000:105000]).max() < 1e-6
-    assert si_sdr(cleaned, y) > si_sdr(mix, y) + 3
+    assert Music.si_sdr(cleaned, y) > Music.si_sdr(mix, y) + 3
 
 
 @pytest.mark.parametrize("y", [np.zeros(50000), np.zeros(0), np.ones(10), tune(1.0)[:3000]])
@@ -91,7 +91,7 @@ def test_silence_and_short_clips_come_back_as_they_are(y):
 
 def test_one_second_is_enough_or_left_alone():
     y = tune(1.0)
-    assert si_sdr(Music.remove_pink_noise(noisy(y, 5)), y) > 4.5
+    assert Music.si_sdr(Music.remove_pink_noise(noisy(y, 5)), y) > 4.5
 
 
 def test_channels_are_cleaned_one_by_one():
@@ -104,7 +104,7 @@ def test_channels_are_cleaned_one_by_one():
 def test_a_higher_rate_is_cleaned_as_well():
     y = tune(6.0, sr=44100)
     noise = Music.pink_noise(len(y), 3) * np.sqrt(np.mean(y ** 2) / 10 ** 0.5)
-    assert si_sdr(Music.remove_pink_noise(y + noise, 44100), y) > 8
+    assert Music.si_sdr(Music.remove_pink_noise(y + noise, 44100), y) > 8
 
 
 def test_noise_removal_refuses_nan():
@@ -114,13 +114,13 @@ def test_noise_removal_refuses_nan():
 
 def test_blocks_do_not_change_the_gain():
     y = noisy(tune(12.0), 5)
-    power, floor = Music._power(y, 4096, 1024), floor_of(y)
+    power, floor = Music.stft_power(y, 4096, 1024), floor_of(y)
     whole = Music.noise_gain(power, floor)
     ratio = power / floor.power(4096)
     x = Music.gain_features(ratio, np.linspace(0, Music.SR / 2, 2049), "bins", ratio.mean())
     h = x.reshape(len(x), -1)
     for layer in range(3):
-        w = Music._weights()[f"bins{layer}"]
+        w = Music.gain_weights()[f"bins{layer}"]
         h = w[:, :-1] @ (np.maximum(h, 0) if layer else h) + w[:, -1:]
     np.testing.assert_allclose(whole, (1 / (1 + np.exp(-h))).reshape(whole.shape), atol=1e-3)
 
@@ -138,12 +138,12 @@ def test_band_gain_is_a_gain_for_any_bands_and_hop(n_mels, hop):
 def test_without_weights_the_formula_works_and_says_so_once(monkeypatch, tmp_path):
     y = tune(10.0)
     monkeypatch.setattr(Music, "WEIGHTS", tmp_path / "gain.npz")
-    Music._weights.cache_clear()
+    Music.gain_weights.cache_clear()
     with pytest.warns(UserWarning, match="formula") as caught:
         cleaned = Music.remove_pink_noise(noisy(y, 5))
         Music.remove_pink_noise(noisy(y, 5))
-    Music._weights.cache_clear()
-    assert len(caught) == 1 and si_sdr(cleaned, y) > 8
+    Music.gain_weights.cache_clear()
+    assert len(caught) == 1 and Music.si_sdr(cleaned, y) > 8
 
 
 def test_shipped_weights_are_small_and_plain():

@@ -77,8 +77,8 @@ def test_unreadable_pieces_are_replaced_and_counted(tmp_path):
 
 
 def test_few_pieces_give_several_clips_each(tmp_path, monkeypatch):
-    few = Music._pieces(Music.REPERTOIRES["quartet"])[-2:]
-    monkeypatch.setattr(Music, "_pieces", lambda repertoire: few)
+    few = Music.list_pieces(Music.REPERTOIRES["quartet"])[-2:]
+    monkeypatch.setattr(Music, "list_pieces", lambda repertoire: few)
     Music.render_scores(tmp_path, 4, None, repertoires=("quartet",), seconds=5, n_jobs=1)
     played = clips(tmp_path)
     assert len(played) == 4 and len({name.rsplit("-", 1)[0] for name in played}) == 2
@@ -87,8 +87,8 @@ def test_few_pieces_give_several_clips_each(tmp_path, monkeypatch):
 
 
 def test_clips_run_out_with_a_clear_error(tmp_path, monkeypatch):
-    few = Music._pieces(Music.REPERTOIRES["chorale"])[:1]
-    monkeypatch.setattr(Music, "_pieces", lambda repertoire: few)
+    few = Music.list_pieces(Music.REPERTOIRES["chorale"])[:1]
+    monkeypatch.setattr(Music, "list_pieces", lambda repertoire: few)
     with pytest.raises(ValueError, match="not 5"):
         Music.render_scores(tmp_path, 5, repertoires=("chorale",), seconds=20, n_jobs=1)
     assert Music.audio_files(tmp_path)[0]

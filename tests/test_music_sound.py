@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import tune
+from helpers import tune
 from hypothesis import given, settings, strategies as st
 
 import Music

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import record_judges
 import torch
-from conftest import tune
+from helpers import tune
 from notebook_definitions import load
 from prdc import compute_prdc
 from scipy import stats
@@ -191,14 +191,14 @@ def struck(period, seconds=10):
 
 
 def measured(codes):
-    return {name: values[0] for name, values in Quality.musical_measures(codes).items()}
+    return {name: values[0] for name, values in Music.musical_measures(codes).items()}
 
 
 @pytest.mark.parametrize("noise, cents", [(0, 0.5), (0.015, 4)])
 def test_frequency_of_a_sine(noise, cents):
     for pitch in np.arange(0, 32, 0.74):
         x = tones([pitch], noise, seconds=1)
-        peak, hz, power = Quality.spectral_peaks(x)
+        peak, hz, power = Music.spectral_peaks(x)
         loud = hz[peak & (power > power.max() / 10)]
         assert len(loud) == x.shape[2]
         assert np.abs(1200 * np.log2(loud / 440) - 100 * pitch).max() < cents
@@ -243,9 +243,9 @@ def test_onsets_are_those_of_librosa(rng):
     codes = np.clip(rng.normal(0, .2, (20, 128, 64)), -1, 1).astype(np.float32)
     codes[:, :, ::9] += 0.3
     flux = np.maximum(np.diff(Music.db_from_code(codes), axis=2), 0).mean(1)
-    for curve, rate in zip(flux, Quality.musical_measures(codes)["onsets/s"]):
+    for curve, rate in zip(flux, Music.musical_measures(codes)["onsets/s"]):
         peaks = librosa.util.peak_pick(curve, pre_max=1, post_max=2, pre_avg=2, post_avg=3,
-                                       delta=Quality.ONSET_DB, wait=1)
+                                       delta=Music.ONSET_DB, wait=1)
         inner = np.sum((peaks >= 2) & (peaks < len(curve) - 2))
         assert inner > 0 and rate == pytest.approx(inner / (59 * Music.HOP_LENGTH / Music.SR))
 
@@ -253,7 +253,7 @@ def test_onsets_are_those_of_librosa(rng):
 def test_flux_kurtosis_is_that_of_scipy_and_high_for_few_sharp_rises(rng):
     codes = rng.uniform(-1, 1, (3, 128, 64))
     flux = np.maximum(np.diff(Music.db_from_code(codes), axis=2), 0).mean(1)
-    np.testing.assert_allclose(Quality.musical_measures(codes)["flux kurtosis"],
+    np.testing.assert_allclose(Music.musical_measures(codes)["flux kurtosis"],
                                stats.kurtosis(flux, axis=1), rtol=1e-3, atol=1e-3)
     assert measured(struck(0.8))["flux kurtosis"] > 5 > measured(struck(0.25))["flux kurtosis"]
 
@@ -275,7 +275,7 @@ def test_dynamics_leave_out_single_frames():
 def test_measures_of_silence_and_noise_give_no_warning(rng):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        silence = Quality.musical_measures(np.full((2, 128, 64), -1.0))
+        silence = Music.musical_measures(np.full((2, 128, 64), -1.0))
         white = measured(code(0.1 * rng.normal(size=60 * Music.SR)))
     assert np.isnan(silence["in tune"]).all() and np.isnan(silence["chroma entropy"]).all()
     assert not silence["onsets/s"].any() and not silence["dynamics (dB)"].any()
@@ -285,7 +285,7 @@ def test_measures_of_silence_and_noise_give_no_warning(rng):
 
 def test_measures_of_a_patch_do_not_depend_on_the_others(rng):
     codes = rng.uniform(-1, 1, (601, 128, 16)).astype(np.float16)   # more than a batch
-    whole = Quality.musical_measures(codes)
+    whole = Music.musical_measures(codes)
     for i in (0, 499, 500, 600):
         for name, value in measured(codes[i:i + 1]).items():
             assert whole[name].shape == (601,) and whole[name][i] == pytest.approx(value, rel=1e-5)
@@ -317,7 +317,7 @@ def test_panel_holds_every_measure_with_its_interval(tiny_judges):
 
 def test_detuned_codes_are_half_a_semitone_higher():
     codes = torch.from_numpy(tones([0, 7, 16])[:, None]).float()
-    peak, hz, _ = Quality.spectral_peaks(record_judges.detuned(codes)[:, 0].numpy())
+    peak, hz, _ = Music.spectral_peaks(record_judges.detuned(codes)[:, 0].numpy())
     assert peak.any() and np.abs(12 * np.log2(hz[peak] / 440) % 1 - 0.5).max() < 0.1
 
 

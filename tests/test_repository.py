@@ -9,7 +9,7 @@ import zipfile
 
 import nbformat
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from notebook_definitions import _defines_only, load
 
 NOTEBOOKS = sorted(ROOT.glob("HW_04_*.ipynb"))

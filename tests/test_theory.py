@@ -6,7 +6,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbclient import NotebookClient

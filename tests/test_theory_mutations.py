@@ -14,7 +14,7 @@ import warnings
 
 import nbformat
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 PATH = ROOT / "HW_04_theory.ipynb"
 CELLS = [c for c in nbformat.read(PATH, as_version=4).cells if c.cell_type == "code"]

@@ -1,7 +1,7 @@
 """Types, as far as the project states them."""
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 
 def test_modules_have_no_type_errors(tmp_path):

@@ -1,6 +1,6 @@
 """Pink noise removal beside its peers, on tracks that the shipped gain was not trained on.
 
-    python tests/benchmark_noise.py [folder of clean music] [--tracks 48] [--scores-only gain.npz]
+    python tests/evidence/benchmark_noise.py [folder of clean music] [--tracks 48] [--scores-only gain.npz]
                                     [--record name]
 
 Without a folder: clean scores, rendered into a temporary one. Of each held-out track one excerpt
@@ -24,7 +24,7 @@ import librosa
 import numpy as np
 import scipy.signal
 import scipy.special
-from conftest import ROOT, si_sdr
+from helpers import ROOT
 from train_gain import excerpts, is_held_out, mixed
 
 import Music
@@ -48,7 +48,7 @@ def rmse(estimate, truth):
 def known_spectrum_lsa(noisy, noise):
     """Log-spectral-amplitude gain, decision-directed, given the noise's expected spectrum."""
     S = librosa.stft(noisy, **FRAME)
-    ratio = np.abs(S) ** 2 / (Music._pink_template(2048, Music.SR) * np.var(noise))
+    ratio = np.abs(S) ** 2 / (Music.pink_template(2048, Music.SR) * np.var(noise))
     gain, before = np.empty_like(ratio), np.ones(len(ratio))
     for t, gamma in enumerate(ratio.T):
         xi = np.maximum(0.98 * before + 0.02 * np.maximum(gamma - 1, 0), 10 ** -2.5)
@@ -78,14 +78,14 @@ def spectral_subtraction(noisy):
 def weights_from(path):
     """Let Music use other weights for a while; a path that does not exist means the formula."""
     shipped, Music.WEIGHTS = Music.WEIGHTS, Path(path)
-    Music._weights.cache_clear()
+    Music.gain_weights.cache_clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         Music.WEIGHTS = shipped
-        Music._weights.cache_clear()
+        Music.gain_weights.cache_clear()
 
 
 def ours(path):
@@ -127,16 +127,16 @@ def measure(y, seed, other):
             sound, code = made if isinstance(made, tuple) else (made, None)
             mel = log_mel(np.abs(librosa.stft(np.asarray(sound, np.float32), **FRAME)) ** 2)
             error = rmse(mel, truth)
-            row[name] = (si_sdr(sound, y), error, error if code is None else rmse(code, truth))
+            row[name] = (Music.si_sdr(sound, y), error, error if code is None else rmse(code, truth))
         results.append(row)
     return results
 
 
 def held_out_excerpts(folder, tracks):
     """One excerpt of 10 s of each held-out track, spread over the sub-folders."""
-    audio = [p for p in Music._spread(Music.audio_files(folder)[0], Path(folder))
+    audio = [p for p in Music.labels_in_turn(Music.audio_files(folder)[0], Path(folder))
              if is_held_out(p)]
-    found = Music._parallel(excerpts, [(p, (4,)) for p in audio[:tracks]], -1)
+    found = Music.parallel(excerpts, [(p, (4,)) for p in audio[:tracks]], -1)
     return [clips[0] for clips in found if clips]
 
 
@@ -179,7 +179,7 @@ def record(path, corpus, versions, results, differences):
 
 def benchmark(folder, tracks, other, name):
     clips = held_out_excerpts(folder, tracks)
-    results = list(Music._parallel(measure, [(y, i, other) for i, y in enumerate(clips)], -1))
+    results = list(Music.parallel(measure, [(y, i, other) for i, y in enumerate(clips)], -1))
     names = [n for n in ("numpy", "scipy", "librosa", "noisereduce") if _has(n)]
     versions = ", ".join(f"{n} {version(n)}" for n in names)
     corpus = "rendered scores" if folder.name.startswith("rendered-") else folder.name

@@ -1,6 +1,6 @@
 """From codes back to sound: ours beside librosa's, and beside Griffin-Lim on fixed magnitudes.
 
-    python tests/benchmark_inversion.py [folder of music] [--clips 27]
+    python tests/evidence/benchmark_inversion.py [folder of music] [--clips 27]
 
 Without a folder: clean scores, rendered into a temporary one. Clips of 10 s, one a track. Error
 is that of the code of the sound against the code that it was made from, in dB, down to 80 dB
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-from conftest import ROOT  # noqa: F401  (puts the project on the path)
+from helpers import ROOT  # noqa: F401  (puts the project on the path)
 from train_gain import excerpts
 
 import Music
@@ -32,7 +32,7 @@ def librosas(code):
 
 def fixed_magnitude(code):
     """Pseudo-inverse for the magnitude, then fast Griffin-Lim."""
-    filters = Music._mel_filters(Music.SR, Music.N_FFT, len(code)).toarray()
+    filters = Music.mel_filters(Music.SR, Music.N_FFT, len(code)).toarray()
     power = np.maximum(np.linalg.pinv(filters) @ 10 ** (Music.db_from_code(code) / 10), 0)
     return librosa.griffinlim(np.sqrt(power), n_iter=32, random_state=0, **SIZE)
 
@@ -57,7 +57,7 @@ def measure(y, method):
 
 
 def benchmark(folder, count):
-    tracks = Music._spread(Music.audio_files(folder)[0], Path(folder))[:count]
+    tracks = Music.labels_in_turn(Music.audio_files(folder)[0], Path(folder))[:count]
     clips = [clip for p in tracks for clip in excerpts(p, (0,))]
     print(f"corpus {Path(folder).name}, {len(clips)} tracks, 10 s of each; {Music.N_FFT} / "
           f"{Music.HOP_LENGTH} / {Music.N_MELS} bands; librosa {version('librosa')}, "

@@ -1,6 +1,6 @@
 """Speed and memory of coding, beside peers and beside the bars that this project sets itself.
 
-    python tests/benchmark_coding.py [folder of clean music] [--files 24] [--runs 5]
+    python tests/evidence/benchmark_coding.py [folder of clean music] [--files 24] [--runs 5]
                                      [--clips 2000] [--opened 8000]
 
 Without a folder: clean scores, rendered. Excerpts of 30 s become stereo MP3s of 44.1 kHz with
@@ -30,7 +30,7 @@ import librosa
 import numpy as np
 import soundfile
 import soxr
-from conftest import ROOT
+from helpers import ROOT
 
 import Music
 
@@ -40,7 +40,7 @@ SECONDS, FMA_FULL = 30, 106_574
 def noisy_mp3s(music, target, count):
     """Write excerpts of `music` as noisy stereo MP3s; returns the folder."""
     target.mkdir()
-    clips = (y for path in Music._spread(Music.audio_files(music)[0], music)
+    clips = (y for path in Music.labels_in_turn(Music.audio_files(music)[0], music)
              for y in [next(Music.audio_clips(path, SECONDS), None)] if y is not None)
     for i, y in zip(range(count), clips):
         y = soxr.resample(y, Music.SR, 44100)
@@ -132,7 +132,7 @@ def two_processes(*quarters):
     """Code the same clips in one and in two processes, in turn: seconds, and peaks in GiB."""
     ours(quarters[0], 2)   # starts the workers
     seconds = [(timed(ours, folder, 1), timed(ours, folder, 2)) for folder in quarters]
-    workers = dict(found[::-1] for found in Music._parallel(peak, [()] * 16, 2))
+    workers = dict(found[::-1] for found in Music.parallel(peak, [()] * 16, 2))
     return seconds, peak()[0], max(workers.values())
 
 
@@ -141,7 +141,7 @@ def opened(folder):
     coded = Music.get_musics_coded(folder, SECONDS, n_jobs=2)
     assert np.isfinite(coded.codes[::500]).all()
     size = sum(p.stat().st_size for p in (folder / ".codes").rglob("*") if p.is_file())
-    workers = dict(found[::-1] for found in Music._parallel(peak, [()] * 16, 2))
+    workers = dict(found[::-1] for found in Music.parallel(peak, [()] * 16, 2))
     return len(coded.codes), size, peak()[0], max(workers.values())
 
 

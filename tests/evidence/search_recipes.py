@@ -1,6 +1,6 @@
 """Search for the recipe that a quarter of an hour of two processor cores trains best.
 
-    python tests/search_recipes.py [--scores folder] [--device auto] [--eight-bits]
+    python tests/evidence/search_recipes.py [--scores folder] [--device auto] [--eight-bits]
                                    [--stage 1] [--only text] [--worker 0 --of 1] [--list]
 
 Three stages. 1: one change at a time to the earlier recipe, and a few together, of two seeds.
@@ -42,7 +42,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")     # workers with two threads eac
 
 import numpy as np
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from record_failures import gan, kept_classifier
 from torch import nn
 from torch.nn.functional import relu
@@ -393,7 +393,7 @@ def keep(path, found):
     """Write a JSON file, atomically; innermost lists take one line."""
     text = json.dumps(rounded(found), indent=1, ensure_ascii=False) + "\n"
     text = re.sub(r"\[[^][{}]*\]", lambda inner: json.dumps(json.loads(inner[0])), text)
-    with Music._atomic(path) as part:
+    with Music.atomic(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
@@ -439,7 +439,7 @@ def record_floor(prepared):
     material = prepared()
     judges = material.judges
     codes, clips = material.training.draw(len(judges.real), np.random.default_rng(2))
-    in_tune = Quality.musical_measures(judges.real[:, 0].numpy())["in tune"]
+    in_tune = Music.musical_measures(judges.real[:, 0].numpy())["in tune"]
     keep(path, {"quality": {**quality(judges, codes), "nearest": nearest(material, codes)},
                 "panel": gan.panel(judges, codes, material.limits, clips),
                 "unseen": {"in tune": np.nanmean(in_tune, dtype=float)}})

@@ -1,6 +1,6 @@
 """Record the trainings on which the notebook's section about failures stands.
 
-    python tests/record_failures.py [--scores folder] [--music folder] [--worker 0 --of 1]
+    python tests/evidence/record_failures.py [--scores folder] [--music folder] [--worker 0 --of 1]
                                     [--only text] [--list]
 
 Each run is about two minutes of one thread, and is kept under `runs/recorded/failures` as soon
@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")     # two workers with two threads
 
 import numpy as np
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from notebook_definitions import load
 from torch import nn
 
@@ -106,7 +106,7 @@ def kept_classifier(path, training, classes, seed=0):
     """The classifier in a file, trained and put there where it is missing."""
     if not path.exists():
         net = gan.train_classifier(training, training.target, classes, seed=seed)
-        with Music._atomic(path) as part:
+        with Music.atomic(path) as part:
             torch.save(net.state_dict(), part)
     net = gan.Classifier(classes)
     net.load_state_dict(torch.load(path, weights_only=True))
@@ -195,7 +195,7 @@ def whole(history, judges, training, unseen):
     fake = gan.sample(deepcopy(generator).train(), 960, config.frames, seed=5, batch=32)
     a, b, c = (gan.mean_logit(history.discriminator, x[:960]) for x in (seen, new, fake))
     fake = gan.sample(generator, 960, config.frames, seed=5)
-    return {**Quality.piece_measures(pieces), "copies/unseen_logit": (b - c) / (a - c),
+    return {**Music.piece_measures(pieces), "copies/unseen_logit": (b - c) / (a - c),
             "copies/nearest": Quality.nearest_ratio(*(
                 judges.describe(x)["quality/frechet"] for x in (fake, seen, new))),
             "size/generator": sum(p.numel() for p in generator.parameters())}

@@ -1,6 +1,6 @@
 """Images per second: the notebook's loop beside the plain loop of the PyTorch DCGAN tutorial.
 
-    python tests/benchmark_training.py
+    python tests/evidence/benchmark_training.py
 
 Both train the same networks on the same batches of 64 patches, in turns in one run: the
 tutorial's loop in float32, its gradients of D in G's step included; the notebook's with
@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import torch
-from conftest import ROOT  # noqa: F401  (puts the project on the path)
+from helpers import ROOT  # noqa: F401  (puts the project on the path)
 from notebook_definitions import load
 from torch import nn
 

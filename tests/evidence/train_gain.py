@@ -1,6 +1,6 @@
 """Train the two small gains with which Music.py removes pink noise.
 
-    python tests/train_gain.py [folder of clean music] [--out runs/recorded/pink-gain]
+    python tests/evidence/train_gain.py [folder of clean music] [--out runs/recorded/pink-gain]
 
 About four minutes on two cores. Without a folder, clean scores are rendered into a temporary
 one. A quarter of the tracks, by a hash of their names (`is_held_out`), is never trained on, and
@@ -23,7 +23,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import torch
-from conftest import ROOT  # noqa: F401  (puts the project on the path)
+from helpers import ROOT  # noqa: F401  (puts the project on the path)
 from notebook_definitions import load
 
 import Music
@@ -66,7 +66,7 @@ def cells_of_waveform(y, noisy, noise, floor, rng):
     ratio = np.abs(X) ** 2 / floor.power(n_fft)
     hz = np.linspace(0, Music.SR / 2, len(X))
     x = Music.gain_features(ratio, hz, "bins", float(ratio.mean()))
-    expected = Music._pink_template(n_fft, Music.SR)[:, 0] * np.var(noise)
+    expected = Music.pink_template(n_fft, Music.SR)[:, 0] * np.var(noise)
     chance = 1 / np.maximum(np.arange(len(X)), 4.0)
     chance[0] = 0
     chance /= chance.sum()
@@ -78,8 +78,8 @@ def cells_of_waveform(y, noisy, noise, floor, rng):
 
 def cells_of_bands(y, noisy, noise, floor, rng):
     """Features and targets of random cells of mel bands: dB of noisy, of clean, of the foot."""
-    power = Music._power(noisy, Music.N_FFT, Music.HOP_LENGTH)
-    filters = Music._mel_filters(Music.SR, Music.N_FFT, Music.N_MELS)
+    power = Music.stft_power(noisy, Music.N_FFT, Music.HOP_LENGTH)
+    filters = Music.mel_filters(Music.SR, Music.N_FFT, Music.N_MELS)
     mel, clean = filters @ power, Music.mel_spectrogram(y)
     ratio = mel / (filters @ floor.power())
     hz = Music.mel_to_hz(np.arange(1, Music.N_MELS + 1) / (Music.N_MELS + 1)
@@ -94,7 +94,7 @@ def cells_of_bands(y, noisy, noise, floor, rng):
 def describe(y, snr_db, seed):
     """Cells of one mix for both gains, or None where no floor is found."""
     noisy, noise = mixed(y, snr_db, seed)
-    floor = Music.pink_floor(Music._power(noisy, Music.N_FFT, Music.HOP_LENGTH))
+    floor = Music.pink_floor(Music.stft_power(noisy, Music.N_FFT, Music.HOP_LENGTH))
     if floor.presence == 0:
         return None
     rng = np.random.default_rng(seed)
@@ -145,10 +145,10 @@ def fit(kind, cells, writer, batch=24, lr=4e-3):
 def train(folder, out):
     """Train both gains on the tracks of a folder that are not held out; returns the file."""
     audio = [p for p in Music.audio_files(folder)[0] if not is_held_out(p)]
-    clips = [y for some in Music._parallel(excerpts, [(p,) for p in audio], -1) for y in some]
+    clips = [y for some in Music.parallel(excerpts, [(p,) for p in audio], -1) for y in some]
     snr = np.random.default_rng(0).uniform(-4, 25, MIXES)
     jobs = [(clips[i % len(clips)], float(level), i) for i, level in enumerate(snr)]
-    mixes = [m for m in Music._parallel(describe, jobs, -1) if m]
+    mixes = [m for m in Music.parallel(describe, jobs, -1) if m]
     print(f"{len(audio)} tracks, {len(clips)} clips, {len(mixes)} mixes with a floor")
     gan = load("HW_04_music_gan")
     writer = gan.SummaryWriter(str(out))
@@ -156,7 +156,7 @@ def train(folder, out):
     weights = {f"{kind}{i}": matrix for kind, cells in zip(("bins", "bands"), zip(*mixes))
                for i, matrix in enumerate(fit(kind, np.stack(cells), writer))}
     gan.close_run(writer, "pink-gain")
-    with Music._atomic(Path(out) / "gain.npz") as part:
+    with Music.atomic(Path(out) / "gain.npz") as part:
         np.savez(part, **weights)
     return Path(out) / "gain.npz"
 

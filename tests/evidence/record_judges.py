@@ -1,6 +1,6 @@
 """Record how the notebook's judges react to real music that was damaged in known ways.
 
-    python tests/record_judges.py [--scores folder] [--patches 2000]
+    python tests/evidence/record_judges.py [--scores folder] [--patches 2000]
 
 Four minutes of one thread, and those of the classifier where the folder keeps none. The unseen
 clips are split by piece into two halves. Patches of the one half, damaged, are judged by `panel`
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from helpers import ROOT
 from record_failures import gan, prepare
 
 import Music
@@ -173,7 +173,7 @@ def main(scores, n):
     expected = {damage: {"must": [LETTERS[k] for k in must],
                          "may_not": [LETTERS[k] for k in may_not]}
                 for damage, (must, may_not) in EXPECTED.items()}
-    with Music._atomic(RECORDED) as part:
+    with Music.atomic(RECORDED) as part:
         part.write_text(json.dumps({"patches": n, "measures": MEASURES, **blocks[0],
                                     "expected": expected, "swapped": blocks[1]},
                                    indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
