@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import soundfile
-from helpers import tune
 
 import Music
+from helpers import tune
 
 
 @pytest.fixture

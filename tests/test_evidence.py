@@ -4,14 +4,15 @@ import json
 import subprocess
 import sys
 
-import common
 import fit_limits
-import lost_parts
-import notebook_definitions
 import numpy as np
 import pytest
-import record_failures
 import torch
+
+import common
+import lost_parts
+import notebook_definitions
+import record_failures
 from common import gan
 
 TINY = {"generator_width": 2, "discriminator_width": 2, "bfloat16": False}

@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
-import search_recipes
 
 import Music
+import search_recipes
 
 gan = search_recipes.gan
 TINY = {"batch_size": 4, "generator_width": 2, "discriminator_width": 2, "bfloat16": False}

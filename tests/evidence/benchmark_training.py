@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import gan
 from torch import nn
+
+from common import gan
 
 
 class Rates(NamedTuple):

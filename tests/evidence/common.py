@@ -20,10 +20,10 @@ for folder in (TESTS, TESTS.parent):
 import numpy as np
 import threadpoolctl
 import torch
-from helpers import ROOT
-from notebook_definitions import load
 
 import Music
+from helpers import ROOT
+from notebook_definitions import load
 
 gan = load("HW_04_music_gan")
 RECORDED = ROOT / "runs" / "recorded"
