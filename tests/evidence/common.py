@@ -17,13 +17,13 @@ for folder in (TESTS, TESTS.parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-import numpy as np
-import threadpoolctl
-import torch
+import numpy as np  # noqa: E402  (the path comes first)
+import threadpoolctl  # noqa: E402
+import torch  # noqa: E402
 
-import Music
-from helpers import ROOT
-from notebook_definitions import load
+import Music  # noqa: E402
+from helpers import ROOT  # noqa: E402
+from notebook_definitions import load  # noqa: E402
 
 gan = load("HW_04_music_gan")
 RECORDED = ROOT / "runs" / "recorded"
