@@ -6,7 +6,8 @@ import numpy as np
 
 import Music
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 NOTE_SECONDS = 0.35    # of every 0.4 s; the rest is silence
 DECAY = 6.0            # of a note's amplitude, per second
 
@@ -26,14 +27,18 @@ def tone(hz, seconds, sr=Music.SR):
 def tune(seconds, sr=Music.SR, seed=0, level=0.05):
     """A melody of decaying harmonic tones with rests, so that silence shows between notes."""
     rng = np.random.default_rng(seed)
-    y = np.zeros(int(seconds * sr))
+    samples = int(seconds * sr)
+    y = np.zeros(samples)
     for second in np.arange(0, seconds, 0.4):
         start = int(second * sr)
         semitones = rng.integers(0, 24)
-        hz = 220 * 2 ** (semitones / 12)
+        octaves = semitones / 12
+        hz = 220 * 2 ** octaves
         note = tone(hz, NOTE_SECONDS, sr)
-        stop = min(start + len(note), len(y))
-        y[start:stop] += note[:stop - start]
+        stop = min(start + len(note), samples)
+        length = stop - start
+        y[start:stop] += note[:length]
     power = np.mean(y ** 2)
-    scaled = level * y / np.sqrt(power)
+    rms = np.sqrt(power)
+    scaled = level * y / rms
     return scaled.astype(np.float32)

@@ -16,7 +16,8 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 STATEMENTS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 CONSTANTS = (ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Set, ast.Dict,
-             ast.BinOp, ast.UnaryOp, ast.Subscript, ast.operator, ast.unaryop, ast.expr_context)
+             ast.BinOp, ast.UnaryOp, ast.Subscript,
+             ast.operator, ast.unaryop, ast.expr_context)
 
 
 def cells_tagged(path, tag):

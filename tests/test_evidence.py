@@ -97,7 +97,8 @@ def test_classifier_is_trained_once_and_then_read(rng, tmp_path, monkeypatch):
 @pytest.mark.parametrize("classes", [(), SHARES])
 @pytest.mark.parametrize("kind", lost_parts.GENERATORS)
 def test_generators_that_lost_make_codes(lost, kind, classes):
-    generator = gan.GENERATORS[kind](gan.Config(**TINY, generator=kind, classes=classes))
+    config = gan.Config(**TINY, generator=kind, classes=classes)
+    generator = gan.GENERATORS[kind](config)
     codes = generator(*generator.latents(2, 64))
     assert codes.shape == (2, 1, 128, 64)
     assert codes.abs().max() <= 1
@@ -106,7 +107,8 @@ def test_generators_that_lost_make_codes(lost, kind, classes):
 @pytest.mark.parametrize("classes", [(), SHARES])
 def test_judges_that_lost_give_a_logit_each(lost, classes):
     judges = (*lost_parts.JUDGES, "projected")
-    discriminator = gan.Discriminator(gan.Config(**TINY, discriminators=judges, classes=classes))
+    config = gan.Config(**TINY, discriminators=judges, classes=classes)
+    discriminator = gan.Discriminator(config)
     kind = torch.eye(2)[:, :len(classes)] if classes else None
     logits = discriminator(torch.zeros(2, 1, 128, 64), kind)
     assert logits.shape == (2, len(judges))
@@ -124,7 +126,8 @@ def test_held_events_are_held_for_four_steps(lost):
     _, events = generator.latents(1, 64)
     half = events.shape[1] // 2
     held = events[0, :half].unflatten(1, (-1, 4))
-    assert torch.equal(held, held[..., :1].expand_as(held))
+    first = held[..., :1]
+    assert torch.equal(held, first.expand_as(held))
 
 
 def test_limits_are_the_thirds_of_the_gap():

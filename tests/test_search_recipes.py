@@ -15,7 +15,9 @@ SHARES = (0.5, 0.5)
 
 
 def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file holds."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text)
 
 
 @pytest.fixture
@@ -32,13 +34,17 @@ def material(rng):
 
 
 def test_every_recorded_run_is_in_the_list():
-    runs = {run.recipe.path(run.seed): run for run in search_recipes.all_runs()}
-    assert len(runs) == len(search_recipes.all_runs())
-    assert set(runs) == set(search_recipes.RECORDED.glob("*/*.json"))
+    listed = search_recipes.all_runs()
+    runs = {run.recipe.path(run.seed): run for run in listed}
+    assert len(runs) == len(listed)
+    recorded = search_recipes.RECORDED.glob("*/*.json")
+    assert set(runs) == set(recorded)
     for path, (recipe, seed) in runs.items():
         found = read(path)
-        assert (found["recipe"], found["seed"]) == (recipe.name, seed)
-        assert (found["stage"], found["steps"]) == (recipe.stage, recipe.steps)
+        assert found["recipe"] == recipe.name
+        assert found["seed"] == seed
+        assert found["stage"] == recipe.stage
+        assert found["steps"] == recipe.steps
         assert found["changes"] == json.loads(json.dumps(recipe.changes))
         assert all(np.isfinite(value) for value in found["quality"].values())
         assert ("curve" in found) == (recipe.stage == 3)
@@ -72,7 +78,8 @@ def test_a_run_is_kept_and_then_skipped(material, monkeypatch, tmp_path):
     assert list(found) == list(like)
     for part in ("quality", "panel"):
         assert list(found[part]) == list(like[part])
-    assert [step for step, _ in found["curve"]["Fréchet, fixed"]] == [1, 2, 3, 4]
+    curve = found["curve"]["Fréchet, fixed"]
+    assert [step for step, _ in curve] == [1, 2, 3, 4]
     search_recipes.record(recipe, 0, lambda: pytest.fail("made twice"), "cpu")
 
 
