@@ -32,9 +32,10 @@ print(*common.gan.GENERATORS, *common.gan.JUDGES)
 @pytest.fixture
 def lost(monkeypatch):
     """The parts that lost, registered until the test ends."""
-    for registry in ("GENERATORS", "JUDGES"):
-        monkeypatch.setattr(gan, registry, dict(getattr(gan, registry)))
-    lost_parts.register(gan.Classifier(2).eval())
+    monkeypatch.setattr(gan, "GENERATORS", {**gan.GENERATORS})
+    monkeypatch.setattr(gan, "JUDGES", {**gan.JUDGES})
+    eyes = gan.Classifier(2).eval()
+    lost_parts.register(eyes)
 
 
 @pytest.mark.slow
@@ -166,5 +167,6 @@ def test_recorded_limits_belong_to_the_notebook_and_part_the_known_runs():
 def test_fitting_again_gives_the_recorded_limits():
     known, _ = fit_limits.read_runs()
     kept = json.loads(fit_limits.RECORDED.read_text(encoding="utf-8"))
-    again = common.rounded(fit_limits.fit(known))
+    limits = fit_limits.fit(known)
+    again = common.rounded(limits)
     assert again == kept["fitted"]["limits"]

@@ -28,9 +28,16 @@ def material(rng):
     training = gan.Patches(codes, range(6), target=target)
     unseen = gan.Patches(codes, range(6, 8), target=target)
     classifier = gan.Classifier(2).eval()
+    eyes = gan.Classifier(2).eval()
     judges = gan.Judges(training, unseen, classifier, ["a", "b"], n=20)
-    return search_recipes.Material(training, unseen, judges, np.zeros(2), np.array(SHARES),
-                                   eyes=gan.Classifier(2).eval())
+    return search_recipes.Material(
+        training,
+        unseen,
+        judges,
+        limits=np.zeros(2),
+        shares=np.array(SHARES),
+        eyes=eyes,
+    )
 
 
 def test_every_recorded_run_is_in_the_list():
@@ -45,8 +52,10 @@ def test_every_recorded_run_is_in_the_list():
         assert found["seed"] == seed
         assert found["stage"] == recipe.stage
         assert found["steps"] == recipe.steps
-        assert found["changes"] == json.loads(json.dumps(recipe.changes))
-        assert all(np.isfinite(value) for value in found["quality"].values())
+        changes = json.dumps(recipe.changes)
+        assert found["changes"] == json.loads(changes)
+        measured = list(found["quality"].values())
+        assert np.isfinite(measured).all()
         assert ("curve" in found) == (recipe.stage == 3)
 
 
@@ -65,19 +74,21 @@ def test_tutorial_dcgan_is_the_plain_recipe_twice_as_wide():
 
 def test_a_run_is_kept_and_then_skipped(material, monkeypatch, tmp_path):
     recorded = search_recipes.RECORDED
-    for registry in ("GENERATORS", "JUDGES"):
-        monkeypatch.setattr(gan, registry, dict(getattr(gan, registry)))
+    monkeypatch.setattr(gan, "GENERATORS", {**gan.GENERATORS})
+    monkeypatch.setattr(gan, "JUDGES", {**gan.JUDGES})
     monkeypatch.setattr(search_recipes, "RECORDED", tmp_path)
-    monkeypatch.setattr(gan, "settle", functools.partial(gan.settle, batches=2, n=4))
+    quick = functools.partial(gan.settle, batches=2, n=4)
+    monkeypatch.setattr(gan, "settle", quick)
     recipe = search_recipes.Recipe("tiny, odd: one", 3, 4, 1, TINY)
     search_recipes.record(recipe, 0, lambda: material, "cpu")
-    path, = tmp_path.glob("**/*.json")
-    assert path == tmp_path / "3" / "tiny-odd-one-0.json"
+    written = list(tmp_path.glob("**/*.json"))
+    path = tmp_path / "3" / "tiny-odd-one-0.json"
+    assert written == [path]
     found = read(path)
     like = read(recorded / "3" / "trunk-0.json")
     assert list(found) == list(like)
-    for part in ("quality", "panel"):
-        assert list(found[part]) == list(like[part])
+    assert list(found["quality"]) == list(like["quality"])
+    assert list(found["panel"]) == list(like["panel"])
     curve = found["curve"]["Fréchet, fixed"]
     assert [step for step, _ in curve] == [1, 2, 3, 4]
     search_recipes.record(recipe, 0, lambda: pytest.fail("made twice"), "cpu")
@@ -90,5 +101,6 @@ def test_floor_has_the_measures_of_a_run(material, monkeypatch, tmp_path):
     floor = read(tmp_path / "floor.json")
     like = read(recorded / "floor.json")
     assert list(floor) == list(like)
-    for part in floor:
-        assert set(floor[part]) == set(like[part])
+    for part, values in floor.items():
+        names = values.keys()
+        assert names == like[part].keys()

@@ -337,8 +337,11 @@ def thinned(values):
 
 def settings_of(run, history, clips):
     """What is written about how a run was made, by name."""
-    told = ("made", "use", "music", "setting", "variant")
-    found = {name: getattr(run, name) for name in told}
+    found = {}
+    for name in ("made", "use", "music", "setting", "variant"):
+        value = getattr(run, name)
+        if value:                  # a line of the summary needs a value to be read back
+            found[name] = value
     found["seconds"] = history.seconds
     found.update(dataclasses.asdict(history.config))
     found["clips"] = clips
