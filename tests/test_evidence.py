@@ -41,7 +41,7 @@ def lost(monkeypatch):
 @pytest.mark.slow
 def test_importing_a_script_changes_nothing(tmp_path):
     folder = common.TESTS / "evidence"
-    scripts = sorted(path.stem for path in folder.glob("*.py"))
+    scripts = [path.stem for path in folder.glob("*.py")]
     code = IMPORT_ALL.format(folder=str(folder), scripts=scripts)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
                           text=True, check=False)
@@ -55,11 +55,13 @@ def test_definitions_are_loaded_once():
 
 
 def test_a_worker_takes_its_share_of_what_was_asked_for():
-    parser = common.command_line("Title.\n\nMore.", "--worker", "--of", "--only")
+    names = ("--worker", "--of", "--only")
+    parser = common.command_line("Title.", *names)
     runs = record_failures.all_runs()
     shares = []
     for worker in ("0", "1"):
-        options = parser.parse_args(["--only", "greedy", "--of", "2", "--worker", worker])
+        words = ["--only", "greedy", "--of", "2", "--worker", worker]
+        options = parser.parse_args(words)
         shares.append(common.own_share(runs, options))
     first, second = shares
     assert not {run.name for run in first} & {run.name for run in second}
