@@ -19,6 +19,7 @@ TINY = {"generator_width": 2, "discriminator_width": 2, "bfloat16": False}
 SHARES = (0.5, 0.5)
 IMPORT_ALL = """
 import os, sys, torch
+import sklearn     # sets two variables of its own
 sys.path.insert(0, {folder!r})
 before = dict(os.environ), torch.get_num_threads()
 for name in {scripts!r}:
