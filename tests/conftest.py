@@ -3,26 +3,29 @@
 import numpy as np
 import pytest
 import soundfile
-from helpers import tune
 
 import Music
+from helpers import tune
 
 
 @pytest.fixture
 def rng():
+    """Random numbers, the same in every test."""
     return np.random.default_rng(0)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder of audio in two genres."""
-    for genre, seed in (("jazz", 0), ("rock", 1)):
-        (tmp_path / "audio" / genre).mkdir(parents=True)
-        soundfile.write(tmp_path / "audio" / genre / "a.flac", tune(4.0, seed=seed), Music.SR)
-    return tmp_path / "audio"
+    audio = tmp_path / "audio"
+    for seed, genre in enumerate(("jazz", "rock")):
+        (audio / genre).mkdir(parents=True)
+        soundfile.write(audio / genre / "a.flac", tune(4.0, seed=seed), Music.SR)
+    return audio
 
 
 @pytest.fixture(scope="session")
 def scores(tmp_path_factory):
     """Nine rendered clips of 4 s with noise."""
-    return Music.render_scores(tmp_path_factory.mktemp("scores"), 9, seconds=4, n_jobs=1)
+    folder = tmp_path_factory.mktemp("scores")
+    return Music.render_scores(folder, 9, seconds=4, n_jobs=1)

@@ -6,16 +6,39 @@ import numpy as np
 
 import Music
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+NOTE_SECONDS = 0.35    # of every 0.4 s; the rest is silence
+DECAY = 6.0            # of a note's amplitude, per second
+
+
+def tone(hz, seconds, sr=Music.SR):
+    """A decaying tone of four harmonics: [shape=(seconds * sr,)]."""
+    samples = int(seconds * sr)
+    t = np.arange(samples) / sr
+    wave = np.zeros(samples)
+    for harmonic in (1, 2, 3, 4):
+        angle = 2 * np.pi * harmonic * hz * t
+        wave += np.sin(angle) / harmonic
+    fading = np.exp(-DECAY * t)
+    return wave * fading
 
 
 def tune(seconds, sr=Music.SR, seed=0, level=0.05):
     """A melody of decaying harmonic tones with rests, so that silence shows between notes."""
     rng = np.random.default_rng(seed)
-    y = np.zeros(int(seconds * sr))
-    for start in np.arange(0, seconds, 0.4):
-        t = np.arange(min(int(0.35 * sr), len(y) - int(start * sr))) / sr
-        pitch = 220 * 2 ** (rng.integers(0, 24) / 12)
-        note = sum(np.sin(2 * np.pi * k * pitch * t) / k for k in range(1, 5)) * np.exp(-6 * t)
-        y[int(start * sr):int(start * sr) + len(t)] += note
-    return (level * y / np.sqrt(np.mean(y ** 2))).astype(np.float32)
+    samples = int(seconds * sr)
+    y = np.zeros(samples)
+    for second in np.arange(0, seconds, 0.4):
+        start = int(second * sr)
+        semitones = rng.integers(0, 24)
+        octaves = semitones / 12
+        hz = 220 * 2 ** octaves
+        note = tone(hz, NOTE_SECONDS, sr)
+        stop = min(start + len(note), samples)
+        length = stop - start
+        y[start:stop] += note[:length]
+    power = np.mean(y ** 2)
+    rms = np.sqrt(power)
+    scaled = level * y / rms
+    return scaled.astype(np.float32)

@@ -5,6 +5,7 @@ evidence take it from there.
 """
 
 import ast
+import functools
 import linecache
 import sys
 import types
@@ -15,17 +16,21 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 STATEMENTS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 CONSTANTS = (ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Set, ast.Dict,
-             ast.BinOp, ast.UnaryOp, ast.Subscript, ast.operator, ast.unaryop, ast.expr_context)
+             ast.BinOp, ast.UnaryOp, ast.Subscript,
+             ast.operator, ast.unaryop, ast.expr_context)
 
 
 def cells_tagged(path, tag):
     """Return `(index, cell)` of the code cells of a notebook that carry a tag."""
-    cells = nbformat.read(path, as_version=4).cells
-    return [(i, cell) for i, cell in enumerate(cells)
-            if cell.cell_type == "code" and tag in cell.metadata.get("tags", [])]
+    found = []
+    for index, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        if cell.cell_type == "code" and tag in cell.metadata.get("tags", []):
+            found.append((index, cell))
+    return found
 
 
 def _defines_only(statement):
+    """Whether a statement imports, defines, is a docstring or names literal constants."""
     if isinstance(statement, STATEMENTS):
         return True
     if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
@@ -33,8 +38,37 @@ def _defines_only(statement):
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
+def _parse(source, label):
+    """The syntax tree of a cell, which must only define."""
+    tree = ast.parse(source, label)
+    for statement in tree.body:
+        if not _defines_only(statement):
+            kind = type(statement).__name__
+            raise SyntaxError(f"{label}, line {statement.lineno}: a definitions cell runs {kind}")
+    return tree
+
+
+@functools.cache
+def _load_file(path):
+    """Import the definitions of the notebook at a path, once in a process."""
+    trees = {}
+    for index, cell in cells_tagged(path, "definitions"):
+        label = f"<{path.name} cell {index}>"
+        trees[label] = _parse(cell.source, label)
+        # tracebacks and inspect.getsource then show the cell's lines
+        lines = cell.source.splitlines(True)
+        linecache.cache[label] = (len(cell.source), None, lines, label)
+    module = types.ModuleType(path.stem)
+    sys.modules[path.stem] = module      # dataclasses and pickle look a module up by its name
+    for label, tree in trees.items():
+        exec(compile(tree, label, "exec"), module.__dict__)
+    return module
+
+
 def load(name):
     """Import the cells tagged `definitions` of a notebook as one module.
+
+    Loading it again gives the same module, so that a process has one of each class and registry.
 
     Parameters
     ----------
@@ -50,19 +84,6 @@ def load(name):
     SyntaxError
         If such a cell holds a statement that does more than define.
     """
-    path = ROOT / f"{name}.ipynb"
-    module = types.ModuleType(name)
-    sys.modules[name] = module
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    for index, cell in cells_tagged(path, "definitions"):
-        label = f"<{path.name} cell {index}>"
-        tree = ast.parse(cell.source, label)
-        for statement in tree.body:
-            if not _defines_only(statement):
-                raise SyntaxError(f"{label}, line {statement.lineno}: "
-                                  f"a definitions cell runs {type(statement).__name__}")
-        # tracebacks and inspect.getsource then show the cell's lines
-        linecache.cache[label] = (len(cell.source), None, cell.source.splitlines(True), label)
-        exec(compile(tree, label, "exec"), module.__dict__)
-    return module
+    return _load_file(ROOT / f"{name}.ipynb")

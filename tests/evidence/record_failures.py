@@ -15,143 +15,260 @@ setting; of one run of each setting four samples at each of the five times; of a
 the duality gap; and of those compared side by side rhythm, memory and copies (`whole`).
 """
 
-import argparse
 import dataclasses
 import functools
+import math
 import os
 import shutil
 from copy import deepcopy
-from pathlib import Path
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")     # two workers with two threads each would thrash
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from helpers import ROOT
-from notebook_definitions import load
-from torch import nn
 
+import common
+import lost_parts
 import Music
-import Quality
+from common import gan, prepare
 
-gan = load("HW_04_music_gan")
-RECORDED = ROOT / "runs" / "recorded" / "failures"
+RECORDED = common.RECORDED / "failures"
 # an earlier recipe than the notebook's, narrow: a picture generator (or a GRU alone) that cannot
 # be asked for a repertoire
-NARROW = {"steps": 1000, "generator_width": 16, "discriminator_width": 8,
-          "generator": "convolutional", "modulated": False, "discriminators": ("picture", "bands"),
-          "r1_gamma": 0.02, "betas": (0.5, 0.999)}
+NARROW = {
+    "steps": 1000,
+    "generator_width": 16,
+    "discriminator_width": 8,
+    "generator": "convolutional",
+    "modulated": False,
+    "discriminators": ("picture", "bands"),
+    "r1_gamma": 0.02,
+    "betas": (0.5, 0.999),
+}
 KEPT = 100            # values of a scalar that are kept
 
 
-class RecurrentGenerator(nn.Module):
-    """Latents to codes by a GRU alone: each of its steps emits 4 frames of all bands.
-
-    The simplest recurrent generator, (B, 1, n_mels, 4 T) from T events, here for comparison: what
-    it lacks beside the notebook's is the picture on top of the recurrent trunk.
-    """
-
-    STRIDE = 4
-
-    def __init__(self, config):
-        super().__init__()
-        self.config, hidden, event_dim = config, 8 * config.generator_width, config.event_dim
-        style_dim, n_mels = config.style_dim + len(config.classes), config.n_mels
-        self.style = nn.Linear(style_dim, hidden)
-        self.start = nn.Linear(style_dim, 2 * hidden)
-        self.gru = nn.GRU(hidden + event_dim, hidden, num_layers=2, batch_first=True)
-        self.head = nn.Sequential(
-            nn.BatchNorm1d(hidden), nn.ReLU(), nn.Conv1d(hidden, hidden, 3, padding=1, bias=False),
-            nn.BatchNorm1d(hidden), nn.ReLU(),
-            nn.ConvTranspose1d(hidden, n_mels, 8, stride=4, padding=2), nn.Tanh())
-        self.head.apply(gan.initialise)
-
-    def latents(self, n, frames, rng=None, kind=None):
-        return gan.draw_latents(self, n, frames, rng, kind)
-
-    def forward(self, style, events):
-        steps = events.transpose(1, 2)                                     # (B, T, event_dim)
-        known = self.style(style)[:, None].expand(-1, steps.shape[1], -1)     # (B, T, hidden)
-        start = torch.tanh(self.start(style)).unflatten(1, (2, -1)).transpose(0, 1)
-        h, _ = self.gru(torch.cat([steps, known], 2), start.contiguous())     # (B, T, hidden)
-        return self.head(h.transpose(1, 2))[:, None]                       # (B, 1, 128, 4T)
-
-
-gan.GENERATORS["recurrent"] = RecurrentGenerator
-
+# ---------------------------------------------------------------- the list of runs
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training: how it was made, and on what."""
+    """One training: how it was made, and on what. Its folder is `name`."""
 
     name: str
     made: str         # what its setting is known to do: one of the verdicts
     use: str          # "cure": in the tables; "derive": thresholds; "unseen": error rate;
                       # "generators", "size", "ablation": side by side
-    changes: dict
+    changes: dict     # of NARROW
     music: str = "scores"
     few: bool = False  # a tenth of the clips to train on
+    setting: str = ""  # key of SETTINGS, or what is compared side by side
+    variant: str = ""  # what differs from the setting, "" if only the seed
+    seed: int = 0
+    gap: bool = False  # whether the duality gap is measured
 
     @property
-    def gap(self):
-        """Whether the duality gap is measured: of a dozen runs."""
-        return self.name.endswith(("-seed-c", "-seed-d"))
+    def samples(self):
+        """Whether samples are kept: of the first run of each setting."""
+        return self.use == "derive" and not self.variant and self.seed == 0
 
     @property
     def config(self):
-        return gan.Config(**{**NARROW, **self.changes, "name": self.name, "device": "cpu"})
+        """The whole configuration."""
+        named = {"name": self.name, "seed": self.seed, "device": "cpu"}
+        return gan.Config(**{**NARROW, **self.changes, **named})
 
 
-def kept_classifier(path, training, classes, seed=0):
-    """The classifier in a file, trained and put there where it is missing."""
-    if not path.exists():
-        net = gan.train_classifier(training, training.target, classes, seed=seed)
-        with Music.atomic(path) as part:
-            torch.save(net.state_dict(), part)
-    net = gan.Classifier(classes)
-    net.load_state_dict(torch.load(path, weights_only=True))
-    return net.eval()
+class Setting(NamedTuple):
+    """What a setting is known to do, and what it changes in NARROW."""
+
+    made: str
+    changes: dict
 
 
-def prepare(folder):
-    """Patches to train on, unseen ones, and judges, whose classifier is kept in the folder."""
-    coded = Music.get_musics_coded(folder)
-    labels = np.array(coded.labels)
-    names = sorted(set(labels))
-    target = np.array([names.index(k) for k in labels])
-    training, unseen = (gan.Patches(coded.codes, clips, target=target)
-                        for clips in gan.split_by_piece(coded))
-    classifier = kept_classifier(Path(folder) / ".classifier.pt", training, len(names))
-    return training, unseen, gan.Judges(training, unseen, classifier, names, n=1000)
+class Variant(NamedTuple):
+    """One more run of each setting, with another seed and perhaps other widths or music."""
+
+    seed: int
+    changes: dict = {}  # noqa: RUF012  (never altered)
+    music: str = "scores"
+    gap: bool = False
 
 
-def keep(run, history, extra, seen, folder):
-    """Write a run's scalars, thinned, as a TensorBoard run without host or process names."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    writer = gan.SummaryWriter(str(part))
-    setting = {"made": run.made, "use": run.use, "music": run.music, "seconds": history.seconds,
-               **dataclasses.asdict(history.config), **extra}
-    writer.add_text("config", "\n".join(f"    {k} = {v}" for k, v in setting.items()))
-    for tag, values in history.scalars.items():
-        for step, value in values[::-(-len(values) // KEPT)]:
-            writer.add_scalar(tag, value, step)
-    gan.close_run(writer, "scalars")
-    if run.name in WITH_SAMPLES:
-        np.savez_compressed(part / "samples.npz", samples=seen)
-    part.rename(folder)
+# the plain recipe with the first two judges, narrow: every failure below is one setting away
+PLAIN = {"steps": 400, "loss": "bce", "r1_gamma": 0.0, "average": 0.0, "lr_end": 1.0}
+# a Wasserstein pair needs a D without BatchNorm, which would hide its growth
+WGAN = {**PLAIN, "loss": "wasserstein", "discriminator_norm": False}
+SETTINGS = {
+    "plain": Setting("healthy", PLAIN),
+    "modern": Setting("healthy", {"steps": 600}),
+    "greedy": Setting("mode collapse", {**PLAIN, "generator_steps": 10, "steps": 120}),
+    "minimax": Setting("diminished gradient", {**PLAIN, "loss": "minimax"}),
+    "momentum": Setting("non-convergence", {**PLAIN, "betas": (0.9, 0.999)}),
+    "unbounded": Setting("non-convergence", WGAN),
+}
+CURES = {
+    "plain": {
+        "no-norm": {"discriminator_norm": False},      # what `unbounded` also changes
+    },
+    "greedy": {
+        "pack-4": {"pack": 4},
+        "faster-D": {"lr_ratio": 0.25},
+    },
+    "minimax": {
+        "R1": {"r1_gamma": 0.02},
+        "noise": {"input_noise": 0.3},
+    },
+    "momentum": {
+        "R1": {"r1_gamma": 0.02},
+        "average": {"average": 0.05},
+        "slower-G": {"lr_ratio": 0.25},
+        "no-momentum": {"betas": (0.0, 0.999)},
+    },
+    "unbounded": {
+        "R1": {"r1_gamma": 10.0, "r1_every": 4},
+        "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)},
+    },
+}
+GRU = {"generator": "recurrent"}
+# one part of that modern recipe taken back at a time
+ABLATIONS = {
+    "one-judge": {"discriminators": ("picture",)},
+    "not-relativistic": {"loss": "bce"},
+    "no-R1": {"r1_gamma": 0.0},
+    "no-average": {"average": 0.0},
+    "constant-lr": {"lr_end": 1.0},
+    "no-rows": {"rows": False},
+}
+# the limits of `diagnose` were set on these and on three seeds of each setting ...
+KNOWN = {
+    "seed-a": Variant(11),
+    "seed-b": Variant(12),
+    "slim": Variant(13, {"generator_width": 12, "discriminator_width": 6}),
+    "wide": Variant(14, {"generator_width": 24, "discriminator_width": 12}),
+    "slow": Variant(15, {"lr": 2e-4}),
+    "fast": Variant(16, {"lr": 6e-4}),
+    "gru-a": Variant(17, GRU),
+    "gru-b": Variant(18, GRU),
+    "music-a": Variant(19, music="music"),
+    "music-b": Variant(20, music="music"),
+}
+# ... and then frozen, before the scalars of any of these were read
+UNSEEN = {
+    "seed-c": Variant(31, gap=True),
+    "seed-d": Variant(32, gap=True),
+    "slimmer": Variant(33, {"generator_width": 10, "discriminator_width": 5}),
+    "wider": Variant(34, {"generator_width": 20, "discriminator_width": 10}),
+    "slower": Variant(35, {"lr": 2.5e-4}),
+    "faster": Variant(36, {"lr": 5.5e-4}),
+    "gru-c": Variant(37, GRU),
+    "gru-d": Variant(38, GRU),
+    "music-c": Variant(39, music="music"),
+    "music-d": Variant(40, music="music"),
+}
+# compared side by side, all healthy: use, changes
+SIDE_BY_SIDE = {
+    "convolutional": ("generators", {"steps": 800}),
+    "recurrent": ("generators", {"steps": 800, **GRU}),
+    "standard": ("size", {"steps": 600}),
+    "twice-as-wide": ("size", {"steps": 600, "generator_width": 32, "discriminator_width": 16}),
+    "tenth-of-pieces": ("size", {"steps": 600}),
+}
+SEEDS = range(3)
 
+
+def run_of(setting, use, seed, variant="", changes=None, made=None, **where):
+    """A run of a setting; `variant` names its folder where it is more than another seed."""
+    known = SETTINGS[setting]
+    parts = [setting, variant]
+    if variant not in KNOWN and variant not in UNSEEN:
+        parts.append(str(seed))
+    name = "-".join(part for part in parts if part)
+    both = {**known.changes, **(changes or {})}
+    return Run(name, made or known.made, use, both, setting=setting, variant=variant, seed=seed,
+               **where)
+
+
+def first_runs():
+    """Three seeds of each setting."""
+    return [run_of(setting, "derive", seed) for seed in SEEDS for setting in SETTINGS]
+
+
+def cured_runs():
+    """Three seeds of each cure of each setting."""
+    runs = []
+    for seed in SEEDS:
+        for setting, cures in CURES.items():
+            for cure, changes in cures.items():
+                runs.append(run_of(setting, "cure", seed, cure, changes, made="cure"))
+    return runs
+
+
+def varied_runs(use, variants):
+    """Every setting once more for each of some variants."""
+    runs = []
+    for name, variant in variants.items():
+        for setting in SETTINGS:
+            run = run_of(setting, use, variant.seed, name, variant.changes, music=variant.music,
+                         gap=variant.gap)
+            runs.append(run)
+    return runs
+
+
+def compared_runs():
+    """Three seeds of what is compared side by side."""
+    runs = []
+    for seed in SEEDS:
+        for name, (use, changes) in SIDE_BY_SIDE.items():
+            few = name == "tenth-of-pieces"
+            run = Run(f"{name}-{seed}", "healthy", use, changes, few=few, setting=name, seed=seed)
+            runs.append(run)
+    return runs
+
+
+def ablated_runs():
+    """Three seeds of the modern recipe without one of its parts."""
+    runs = []
+    for seed in SEEDS:
+        for part, changes in ABLATIONS.items():
+            runs.append(run_of("modern", "ablation", seed, part, changes))
+    return runs
+
+
+def all_runs():
+    """Every run, those that thresholds are derived from first."""
+    return [
+        *first_runs(),
+        *cured_runs(),
+        *varied_runs("derive", KNOWN),
+        *varied_runs("unseen", UNSEEN),
+        *compared_runs(),
+        *ablated_runs(),
+    ]
+
+
+# ---------------------------------------------------------------- what is measured
 
 @torch.no_grad()
 def game_value(generator, discriminator, config, patches, rng, batches=10):
     """V(G, D) = E log sigmoid(D(x)) + E log(1 - sigmoid(D(G(z)))) in nats, on fresh batches."""
-    z_rng, values = torch.Generator().manual_seed(1), []
+    z_rng = torch.Generator().manual_seed(1)
+    values = []
     for _ in range(batches):
         real, _ = patches.draw(config.batch_size, rng)
         fake = generator(*generator.latents(config.batch_size, config.frames, z_rng))
         loss = gan.discriminator_loss("bce", discriminator(real), discriminator(fake))
         values.append(-float(loss))
     return float(np.mean(values))
+
+
+def search(net, loss_of, config, steps):
+    """Take so many steps of Adam down a loss, `loss_of()`, with one network."""
+    net.requires_grad_(True)
+    optimiser = torch.optim.Adam(net.parameters(), config.lr, (0.5, 0.999))
+    for _ in range(steps):
+        loss = loss_of()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
 
 
 def duality_gap(history, training, unseen, steps=100):
@@ -162,43 +279,100 @@ def duality_gap(history, training, unseen, steps=100):
     training pieces; the values are measured on unseen ones. G' is searched for with the
     non-saturating loss, which falls where V falls and does not starve the search.
     """
-    config, rng = history.config, np.random.default_rng(0)
+    config = history.config
+    rng = np.random.default_rng(0)
     z_rng = torch.Generator().manual_seed(0)
+
+    def fakes(generator):
+        return generator(*generator.latents(config.batch_size, config.frames, z_rng))
+
+    def loss_d():
+        fake = fakes(generator)
+        real, _ = training.draw(config.batch_size, rng)
+        return gan.discriminator_loss("bce", discriminator(real), discriminator(fake))
+
+    def loss_g():
+        return gan.generator_loss("bce", None, discriminator(fakes(generator)))
+
     values = []
-    for search_d in True, False:
-        G, D = (deepcopy(net).train() for net in (history.generator, history.discriminator))
-        net, other = (D, G) if search_d else (G, D)
-        other.requires_grad_(False), net.requires_grad_(True)
-        optimiser = torch.optim.Adam(net.parameters(), config.lr, (0.5, 0.999))
-        for _ in range(steps):
-            fake = G(*G.latents(config.batch_size, config.frames, z_rng))
-            if search_d:
-                real, _ = training.draw(config.batch_size, rng)
-                loss = gan.discriminator_loss("bce", D(real), D(fake))
-            else:
-                loss = gan.generator_loss("bce", None, D(fake))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        values.append(game_value(G, D, config, unseen, rng))
-    return values[0] - values[1]
+    for loss_of in (loss_d, loss_g):
+        generator = deepcopy(history.generator).train().requires_grad_(False)
+        discriminator = deepcopy(history.discriminator).train().requires_grad_(False)
+        net = discriminator if loss_of is loss_d else generator
+        search(net, loss_of, config, steps)
+        values.append(game_value(generator, discriminator, config, unseen, rng))
+    best_of_d, best_of_g = values
+    return best_of_d - best_of_g
 
 
 def whole(history, judges, training, unseen):
     """Rhythm and memory of 40 pieces of 24 s, and whether the networks know pieces by heart."""
-    config, generator = history.config, history.generator
-    pieces = gan.sample(generator, 40, 646, seed=5, batch=10)[:, 0, :, 64:582].numpy()
+    config = history.config
+    generator = history.generator
+    pieces = gan.sample(generator, 40, 646, seed=5, batch=10)
+    found = Music.piece_measures(pieces[:, 0, :, 64:582].numpy())
     few = min(len(training.clips), len(unseen.clips))
-    seen, new = (patches.some(few).draw(2000, np.random.default_rng(1))[0]
-                 for patches in (training, unseen))
+    seen, _ = training.some(few).draw(2000, np.random.default_rng(1))
+    new, _ = unseen.some(few).draw(2000, np.random.default_rng(1))
     # G normalises by the batch here, as in training
-    fake = gan.sample(deepcopy(generator).train(), 960, config.frames, seed=5, batch=32)
-    a, b, c = (gan.mean_logit(history.discriminator, x[:960]) for x in (seen, new, fake))
+    trained = deepcopy(generator).train()
+    fake = gan.sample(trained, 960, config.frames, seed=5, batch=32)
+    logits = [gan.mean_logit(history.discriminator, x[:960]) for x in (seen, new, fake)]
+    of_seen, of_new, of_fake = logits
+    found["copies/unseen_logit"] = (of_new - of_fake) / (of_seen - of_fake)
     fake = gan.sample(generator, 960, config.frames, seed=5)
-    return {**Music.piece_measures(pieces), "copies/unseen_logit": (b - c) / (a - c),
-            "copies/nearest": Quality.nearest_ratio(*(
-                judges.describe(x)["quality/frechet"] for x in (fake, seen, new))),
-            "size/generator": sum(p.numel() for p in generator.parameters())}
+    described = [judges.describe(x)["quality/frechet"] for x in (seen, new, fake)]
+    found["copies/nearest"] = gan.nearest_ratio(*described)
+    found["size/generator"] = sum(weights.numel() for weights in generator.parameters())
+    return found
+
+
+# ---------------------------------------------------------------- recording
+
+def thinned(values):
+    """At most KEPT of some values, evenly spread."""
+    every = math.ceil(len(values) / KEPT)
+    return values[::every]
+
+
+def settings_of(run, history, clips):
+    """What is written about how a run was made, by name."""
+    found = {}
+    for name in ("made", "use", "music", "setting", "variant"):
+        value = getattr(run, name)
+        if value:                  # a line of the summary needs a value to be read back
+            found[name] = value
+    found["seconds"] = history.seconds
+    found.update(dataclasses.asdict(history.config))
+    found["clips"] = clips
+    return found
+
+
+def keep(run, history, clips, seen, folder):
+    """Write a run's scalars, thinned, as a TensorBoard run without host or process names."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    writer = gan.SummaryWriter(str(unfinished))
+    settings = settings_of(run, history, clips)
+    lines = [f"    {name} = {value}" for name, value in settings.items()]
+    writer.add_text("config", "\n".join(lines))
+    for tag, values in history.scalars.items():
+        for step, value in thinned(values):
+            writer.add_scalar(tag, value, step)
+    gan.close_run(writer, "scalars")
+    if run.samples:
+        np.savez_compressed(unfinished / "samples.npz", samples=seen)
+    unfinished.rename(folder)
+
+
+def report(run, history):
+    """One line: what became of a run."""
+    found = [f"{run.name:34} {history.seconds:4.0f} s"]
+    for tag in history.scalars:
+        kind, _, name = tag.partition("/")
+        if kind == "quality":
+            found.append(f"{name} {history.last(tag):.3f}")
+    return "  ".join(found)
 
 
 def record(run, prepared):
@@ -206,123 +380,51 @@ def record(run, prepared):
     folder = RECORDED / run.name
     if folder.exists():
         return
+    lost_parts.register()
     training, unseen, judges = prepared(run.music)
     patches = training.some(len(training.clips) // 10) if run.few else training
     seen = []
 
     def measure(generator):
         codes = gan.sample(generator, 4, run.config.frames, seed=7)[:, 0].numpy()
-        seen.append(np.round((codes + 1) * 127.5).astype(np.uint8))
+        levels = np.round((codes + 1) * 127.5)
+        seen.append(levels.astype(np.uint8))
         return judges.quick(generator)
 
     history = gan.train(run.config, patches, measure=measure, views=5, progress=False)
+    last = {}
     if run.gap:
-        history.scalars["quality/duality_gap"] = [
-            (run.config.steps, duality_gap(history, patches, unseen))]
+        last["quality/duality_gap"] = duality_gap(history, patches, unseen)
     if run.use in ("generators", "size"):
-        for tag, value in whole(history, judges, patches, unseen).items():
-            history.scalars[tag] = [(run.config.steps, value)]
-    keep(run, history, {"clips": len(patches.clips)}, np.stack(seen), folder)
-    print(f"{run.name:34} {history.seconds:4.0f} s  "
-          + "  ".join(f"{t.split('/')[1]} {history.last(t):.3f}" for t in history.scalars
-                      if t.startswith("quality")), flush=True)
+        last.update(whole(history, judges, patches, unseen))
+    for tag, value in last.items():
+        history.scalars[tag] = [(run.config.steps, value)]
+    keep(run, history, len(patches.clips), np.stack(seen), folder)
+    print(report(run, history), flush=True)
 
 
-# the plain recipe with the first two judges, narrow: every failure below is one setting away
-PLAIN = {"steps": 400, "loss": "bce", "r1_gamma": 0.0, "average": 0.0, "lr_end": 1.0}
-# a Wasserstein pair needs a D without BatchNorm, which would hide its growth
-WGAN = {**PLAIN, "loss": "wasserstein", "discriminator_norm": False}
-SETTINGS = {
-    "plain": ("healthy", PLAIN),
-    "modern": ("healthy", {"steps": 600}),
-    "greedy": ("mode collapse", {**PLAIN, "generator_steps": 10, "steps": 120}),
-    "minimax": ("diminished gradient", {**PLAIN, "loss": "minimax"}),
-    "momentum": ("non-convergence", {**PLAIN, "betas": (0.9, 0.999)}),
-    "unbounded": ("non-convergence", WGAN),
-}
-CURES = {
-    "plain": {"no-norm": {"discriminator_norm": False}},   # what `unbounded` also changes
-    "greedy": {"pack-4": {"pack": 4}, "faster-D": {"lr_ratio": 0.25}},
-    "minimax": {"R1": {"r1_gamma": 0.02}, "noise": {"input_noise": 0.3}},
-    "momentum": {"R1": {"r1_gamma": 0.02}, "average": {"average": 0.05},
-                 "slower-G": {"lr_ratio": 0.25}, "no-momentum": {"betas": (0.0, 0.999)}},
-    "unbounded": {"R1": {"r1_gamma": 10.0, "r1_every": 4},
-                  "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)}},
-}
-GRU = {"generator": "recurrent"}
-# one part of that modern recipe taken back at a time
-ABLATIONS = {
-    "one-judge": {"discriminators": ("picture",)}, "not-relativistic": {"loss": "bce"},
-    "no-R1": {"r1_gamma": 0.0}, "no-average": {"average": 0.0}, "constant-lr": {"lr_end": 1.0},
-    "no-rows": {"rows": False},
-}
-# the limits of `diagnose` were set on these and on three seeds of each setting ...
-KNOWN = {
-    "seed-a": {"seed": 11}, "seed-b": {"seed": 12},
-    "slim": {"seed": 13, "generator_width": 12, "discriminator_width": 6},
-    "wide": {"seed": 14, "generator_width": 24, "discriminator_width": 12},
-    "slow": {"seed": 15, "lr": 2e-4}, "fast": {"seed": 16, "lr": 6e-4},
-    "gru-a": {"seed": 17, **GRU}, "gru-b": {"seed": 18, **GRU},
-    "music-a": {"seed": 19}, "music-b": {"seed": 20},
-}
-# ... and then frozen, before the scalars of any of these were read
-UNSEEN = {
-    "seed-c": {"seed": 31}, "seed-d": {"seed": 32},
-    "slimmer": {"seed": 33, "generator_width": 10, "discriminator_width": 5},
-    "wider": {"seed": 34, "generator_width": 20, "discriminator_width": 10},
-    "slower": {"seed": 35, "lr": 2.5e-4}, "faster": {"seed": 36, "lr": 5.5e-4},
-    "gru-c": {"seed": 37, **GRU}, "gru-d": {"seed": 38, **GRU},
-    "music-c": {"seed": 39}, "music-d": {"seed": 40},
-}
-WITH_SAMPLES = [f"{name}-0" for name in SETTINGS]
-
-
-def all_runs():
-    """Every run, those that thresholds are derived from first."""
-    runs = [Run(f"{name}-{seed}", made, "derive", {**setting, "seed": seed})
-            for seed in range(3) for name, (made, setting) in SETTINGS.items()]
-    runs += [Run(f"{name}-{cure}-{seed}", "cure", "cure", {**SETTINGS[name][1], **change,
-                                                           "seed": seed})
-             for seed in range(3) for name, cures in CURES.items()
-             for cure, change in cures.items()]
-    runs += [Run(f"{name}-{variant}", made, use, {**setting, **change},
-                 "music" if variant.startswith("music") else "scores")
-             for use, variants in (("derive", KNOWN), ("unseen", UNSEEN))
-             for variant, change in variants.items() for name, (made, setting) in SETTINGS.items()]
-    longer = {"steps": 800}
-    for seed in range(3):
-        runs += [Run(f"convolutional-{seed}", "healthy", "generators", {**longer, "seed": seed}),
-                 Run(f"recurrent-{seed}", "healthy", "generators",
-                     {**longer, **GRU, "seed": seed}),
-                 Run(f"standard-{seed}", "healthy", "size", {"steps": 600, "seed": seed}),
-                 Run(f"twice-as-wide-{seed}", "healthy", "size", {
-                     "steps": 600, "generator_width": 32, "discriminator_width": 16, "seed": seed}),
-                 Run(f"tenth-of-pieces-{seed}", "healthy", "size", {"steps": 600, "seed": seed},
-                     few=True)]
-    return runs + [Run(f"modern-{name}-{seed}", "healthy", "ablation",
-                       {**SETTINGS["modern"][1], **change, "seed": seed})
-                   for seed in range(3) for name, change in ABLATIONS.items()]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--scores", type=Path, default=ROOT / "data" / "scores-500")
-    parser.add_argument("--music", type=Path)
-    parser.add_argument("--worker", type=int, default=0)
-    parser.add_argument("--of", type=int, default=1)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--list", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    chosen = [run for run in all_runs() if options.only in run.name
-              and (run.music == "scores" or options.music)][options.worker::options.of]
+def main(options):
+    """Record the runs that were asked for."""
+    common.use_one_thread()
+    runs = all_runs()
+    if not options.music:
+        runs = [run for run in runs if run.music == "scores"]
+    runs = common.own_share(runs, options)
     if options.list:
-        print(*(f"{run.name}: {run.made}" for run in chosen), sep="\n")
-        raise SystemExit
+        for run in runs:
+            print(f"{run.name}: {run.made}")
+        return
 
     @functools.cache
     def prepared(music):
-        return prepare(options.music if music == "music" else Music.render_scores(options.scores))
+        if music == "music":
+            return prepare(options.music)
+        return prepare(Music.render_scores(options.scores))
 
-    for run in chosen:
+    for run in runs:
         record(run, prepared)
+
+
+if __name__ == "__main__":
+    main(common.command_line(__doc__, "--scores", "--music", "--worker", "--of", "--only",
+                             "--list").parse_args())
