@@ -31,7 +31,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -609,6 +609,7 @@ BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
 TAIL = 3000          # bytes behind the sound that need no word: two frames of MP3
 ENDLESS = 1 << 30    # bytes by which an MP3 without a length pretends to be longer
 CANCELLED = 0.03     # channels whose mean has a peak lower than this share of theirs cancel
+DESCRIPTORS = os.name == "posix"   # elsewhere libsndfile counts them for itself
 AUDIBLE = 0.01       # peak of a channel that may not cancel unheard
 
 
@@ -701,6 +702,7 @@ class _Part:
     """A file from `start` on, for libsndfile.
 
     Opened by its path, a file would be searched for neighbours that hold its resource fork.
+    A descriptor is as fast; where that is not enough, libsndfile reads through this object.
     Errors cannot pass through libsndfile: the first is kept in `error`.
     """
 
@@ -708,7 +710,31 @@ class _Part:
         self.file, self.start, self.pretended = file, start, pretended
         self.beyond = 0      # how far the pretended end is behind the true one
         self.error = None
+        self.is_plain = DESCRIPTORS and not start and not pretended
         file.seek(start)
+
+    @contextmanager
+    def guard(self):
+        """Tell an error of the system from one of the content, in what libsndfile does."""
+        import soundfile
+        try:
+            with nullcontext() if self.is_plain else _interrupt_later():
+                yield
+        except soundfile.LibsndfileError as error:
+            passing = {2: OSError, 17: MemoryError}
+            kind = passing.get(error.code, DamagedAudio)
+            raise self.error or kind(error.error_string.rstrip(".")) from None
+        if self.error:
+            raise self.error
+
+    def open(self):
+        import soundfile
+        source = self.file.fileno() if self.is_plain else self
+        with self.guard():
+            sound = soundfile.SoundFile(source, closefd=False)
+        # or soundfile seeks after each read, where MP3 loses the bits that frames lend each other
+        sound.seekable = lambda: False
+        return sound
 
     def readinto(self, buffer):
         try:
@@ -751,50 +777,20 @@ def _mono(block):
     return mean
 
 
-def _read_block(sound, part, frames):
-    import soundfile
-    try:
-        with _interrupt_later():
-            block = sound.read(frames, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise part.error or _classified(error) from None
-    if part.error:
-        raise part.error
-    return block
-
-
-def _classified(error):
-    """Tell what libsndfile says of the content from what the system did to it."""
-    text = error.error_string.rstrip(".")
-    passing = {2: OSError, 17: MemoryError}
-    return passing.get(error.code, DamagedAudio)(text)
-
-
-def _open_sound(part):
-    import soundfile
-    try:
-        with _interrupt_later():
-            sound = soundfile.SoundFile(part)
-    except soundfile.LibsndfileError as error:
-        raise part.error or _classified(error) from None
-    # or soundfile seeks after each read, where MP3 loses the bits that frames lend each other
-    sound.seekable = lambda: False
-    return sound
-
-
 def _decode_part(file, start, sr):
     """Yield blocks of mono from the sound that begins at a byte; returns its length [s]."""
     import soxr
     endless = _lacks_length(file, start)
     part = _Part(file, start, ENDLESS if endless else 0)
-    with _open_sound(part) as sound:
+    with part.open() as sound:
         rate = sound.samplerate
         promised = min(sound.frames, MAX_HOURS * 3600 * rate)
         resampler = soxr.ResampleStream(rate, sr, 1, dtype="float32")
         done, last = 0, False
         while not last:
             asked = min(BLOCK, promised - done)   # asked for more, it would lose what it reads
-            block = _read_block(sound, part, asked)
+            with part.guard():
+                block = sound.read(asked, dtype="float32", always_2d=True)
             done += len(block)
             last = len(block) < asked or done == promised
             if start and last and done < PAD_SECONDS * rate:
@@ -857,7 +853,7 @@ def decode_blocks(path: str | os.PathLike, sr: int) -> Iterator[np.ndarray]:
     OSError, MemoryError
         If the system fails, which says nothing about the file.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         start: int | None = 0
         while start is not None:
             seconds = yield from _decode_part(file, start, sr)

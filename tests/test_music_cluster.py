@@ -8,9 +8,9 @@ import joblib
 import numpy as np
 import pytest
 import soundfile
-from helpers import tune
 
 import Music
+from helpers import tune
 
 distributed = pytest.importorskip("dask.distributed")
 
@@ -33,6 +33,7 @@ def cluster(monkeypatch):
             yield local, client
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_same_codes_to_the_bit(music, cluster, tmp_path):
     here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")
     with joblib.parallel_config(backend="dask"):
@@ -41,6 +42,7 @@ def test_a_cluster_gives_the_same_codes_to_the_bit(music, cluster, tmp_path):
     assert here.paths == there.paths and not there.skipped
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_loses_nothing(music, cluster, tmp_path):
     _, client = cluster
     victim = next(iter(client.scheduler_info()["workers"]))
@@ -65,6 +67,7 @@ def test_threads_give_the_same_codes_to_the_bit(music, tmp_path):
     np.testing.assert_array_equal(here.codes, there.codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["", "Haswell"])    # small products round differently in some
 def test_the_number_of_threads_does_not_change_codes(music, tmp_path, kernel):
     environment = {**os.environ, "PYTHONPATH": str(Music.Path(Music.__file__).parent)}
@@ -90,6 +93,7 @@ def test_a_backend_that_gives_lists_only_does(music, tmp_path, monkeypatch):
     assert len(there.codes) == 5
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_codes_to_the_bit(music, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     from ray.util.joblib import register_ray

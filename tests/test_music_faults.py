@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import tune
 
 import Music
+from helpers import tune
 
 
 def code(folder, seconds=2, **options):
@@ -166,7 +166,7 @@ def test_a_folder_without_permission_is_named(folder, monkeypatch):
     assert coded.labels == ["jazz"] * 2
     assert "Permission denied" in coded.skipped[folder / "rock"]
     shutil.rmtree(folder / "jazz")
-    with pytest.raises(ValueError, match="no audio.*rock.*Permission denied"):
+    with pytest.raises(ValueError, match=r"no audio.*rock.*Permission denied"):
         code(folder)
 
 
@@ -213,10 +213,12 @@ def test_a_passing_failure_is_not_remembered(folder, monkeypatch, failure):
 class FailingDrive:
     """A file whose drive fails after some bytes."""
 
-    def __init__(self, path, mode):
-        self.file = Path(path).open(mode)
-        self.seek, self.tell = self.file.seek, self.file.tell
-        self.read, self.left = self.file.read, 20_000
+    def __init__(self, path, mode, buffering):
+        self.file = Path(path).open(mode, buffering)   # noqa: SIM115
+        self.read = self.file.read
+        self.seek = self.file.seek
+        self.tell = self.file.tell
+        self.left = 20_000
 
     def readinto(self, buffer):
         self.left -= len(buffer)
@@ -235,8 +237,29 @@ class FailingDrive:
 def test_a_drive_that_fails_is_not_the_end_of_a_file(tmp_path, monkeypatch, suffix):
     path = sound(tmp_path / f"a{suffix}", 12.0, **FRAMES[suffix])
     monkeypatch.setattr(Music, "open", FailingDrive, raising=False)
+    monkeypatch.setattr(Music, "DESCRIPTORS", False)
     with pytest.raises(OSError, match="Input/output"):
         list(Music.audio_clips(path, 2))
+
+
+@pytest.mark.parametrize("number, kind", [(2, OSError), (17, MemoryError)])
+def test_the_decoder_tells_failures_of_the_system(tmp_path, monkeypatch, number, kind):
+    path = sound(tmp_path / "a.mp3")
+
+    def read(*arguments, **options):
+        raise soundfile.LibsndfileError(number)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
+    with pytest.raises(kind):
+        list(Music.audio_clips(path, 2))
+
+
+@pytest.mark.parametrize("suffix", FRAMES)
+def test_a_file_without_descriptor_gives_the_same(tmp_path, monkeypatch, suffix):
+    path = sound(tmp_path / f"a{suffix}", **FRAMES[suffix])
+    expected = list(Music.audio_clips(path, 2))
+    monkeypatch.setattr(Music, "DESCRIPTORS", False)
+    np.testing.assert_array_equal(list(Music.audio_clips(path, 2)), expected)
 
 
 def test_an_interrupt_while_decoding_is_not_the_end_of_a_file(tmp_path, monkeypatch):
@@ -248,6 +271,7 @@ def test_an_interrupt_while_decoding_is_not_the_end_of_a_file(tmp_path, monkeypa
         return real(self, buffer)
 
     monkeypatch.setattr(Music._Part, "readinto", interrupted)
+    monkeypatch.setattr(Music, "DESCRIPTORS", False)
     with pytest.raises(KeyboardInterrupt):
         list(Music.audio_clips(path, 2))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -292,7 +316,7 @@ def test_a_sidecar_beside_a_good_file_changes_nothing(tmp_path):
 
 def test_a_cache_that_cannot_be_written_names_the_way_out(folder, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="argument cache.*file"):
+    with pytest.raises(OSError, match=r"argument cache.*file"):
         code(folder, cache=tmp_path / "file" / "codes")
 
 
@@ -341,11 +365,9 @@ def write_metadata(path):
         archive.writestr("fma_metadata/tracks.csv", tracks)
 
 
-@pytest.mark.parametrize("folder", ["fma_small", "."])
-@pytest.mark.parametrize("place", ["fma_small", "."])
+@pytest.mark.parametrize("folder, place", [("fma_small", "fma_small"), ("fma_small", "."),
+                                           (".", ".")])
 def test_tracks_of_fma_as_published_get_their_genres(published, folder, place):
-    if place == "fma_small" and folder == ".":
-        pytest.skip("metadata lies in or beside the folder")
     write_metadata(published.parent / place / "fma_metadata.zip")
     coded = code(published.parent / folder)
     assert coded.labels == ["Hip-Hop", "Rock", "Old-Time_Historic"]
