@@ -608,6 +608,7 @@ MAX_HOURS = 24       # no file is read further: damaged headers can promise endl
 BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
 TAIL = 3000          # bytes behind the sound that need no word: two frames of MP3
 ENDLESS = 1 << 30    # bytes by which an MP3 without a length pretends to be longer
+MP3_STARTS = (b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2")
 CANCELLED = 0.03     # channels whose mean has a peak lower than this share of theirs cancel
 DESCRIPTORS = os.name == "posix"   # elsewhere libsndfile counts them for itself
 AUDIBLE = 0.01       # peak of a channel that may not cancel unheard
@@ -641,7 +642,7 @@ def _list_files(folder):
         here = folders.pop() if folders else links.pop(0)
         real = os.path.realpath(here)
         if real in seen:
-            unread[here] = f"link to {real}, whose files are here already"
+            unread[here] = f"the same folder as {real}, whose files are listed already"
             continue
         seen.add(real)
         try:
@@ -739,7 +740,7 @@ class _Part:
     def readinto(self, buffer):
         try:
             return self.file.readinto(buffer)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self.error = self.error or error
             return 0
 
@@ -797,8 +798,9 @@ def _decode_part(file, start, sr):
                 return 0.0    # not another sound, but the end of the one before
             mono = _mono(block)
             yield mono if rate == sr else resampler.resample_chunk(mono, last=last)
-        missing = sound.frames - done
-    if missing > PAD_SECONDS * rate and not endless and promised < MAX_HOURS * 3600 * rate:
+        missing = promised - done
+        is_told = sound.format != "OGG" and not endless and sound.frames == promised
+    if is_told and missing > PAD_SECONDS * rate:
         raise DamagedAudio(f"ends after {done / rate:.1f} s, {missing / rate:.1f} s before the "
                            "end that its header gives")
     return done / rate
@@ -821,7 +823,9 @@ def _next_start(file, start, seconds):
     rest = file.read(1 << 16)
     if size - at <= TAIL or not rest.strip(b"\0"):
         return None
-    if rest[:3] == b"ID3" or (rest[:1] == b"\xff" and rest[1:2] in b"\xf2\xf3\xfa\xfb\xe2\xe3"):
+    at += len(rest) - len(rest.lstrip(b"\0"))
+    rest = rest.lstrip(b"\0")
+    if rest.startswith(MP3_STARTS):
         return at
     if re.search(b"APETAGEX|LYRICSBEGIN", near):
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from numpy.testing import assert_allclose, assert_array_equal
 
 import Music
 from helpers import tune
@@ -37,25 +38,26 @@ FRAMES = {".mp3": {}, ".ogg": {}, ".opus": OPUS, ".flac": {}}
 # ---------------------------------------------------------------- audio ends before the file does
 
 
-def without_length(path, target):
-    """Copy an MP3 without its first frame, which holds its length."""
-    data = path.read_bytes()
-    second = data.index(data[:2], 100)
-    while second + 4 < len(data) and data[second + 1] != data[1]:
-        second = data.index(data[:2], second + 1)
-    target.write_bytes(data[second:])
+def without_length(mp3):
+    """Drop the first frame, which holds the length, of an MP3's bytes."""
+    sync = mp3[:2]
+    second = mp3.index(sync, 100)
+    return mp3[second:]
 
 
-def test_an_mp3_without_its_length_is_read_to_its_end(tmp_path):
-    y = tune(13.0, 44100)
-    y[:44100] = np.random.default_rng(0).uniform(-0.9, 0.9, 44100)   # makes the rest seem short
-    soundfile.write(tmp_path / "a.mp3", y, 44100, bitrate_mode="VARIABLE", compression_level=0.5)
-    without_length(tmp_path / "a.mp3", tmp_path / "b.mp3")
+def test_an_mp3_without_its_length_is_read_to_its_end(tmp_path, rng):
+    sr = 44100
+    y = tune(13.0, sr)
+    y[:sr] = rng.uniform(-0.9, 0.9, sr)   # makes the rest seem short
+    whole, bare = tmp_path / "a.mp3", tmp_path / "b.mp3"
+    soundfile.write(whole, y, sr, bitrate_mode="VARIABLE", compression_level=0.5)
+    bare.write_bytes(without_length(whole.read_bytes()))
     coded = code(tmp_path)
-    assert [path.name for path in coded.paths] == ["a.mp3"] * 6 + ["b.mp3"] * 6
-    whole, bare = np.array_split(coded.codes.astype(float), 2)
-    assert np.abs(whole[1:] - bare[1:]).mean() < 0.3    # 52 ms later
-    assert not coded.skipped and not coded.damaged
+    assert coded.paths == [whole] * 6 + [bare] * 6
+    first, second = np.array_split(coded.codes.astype(float), 2)
+    change = np.abs(first[1:] - second[1:])    # 52 ms later
+    assert change.mean() < 0.3
+    assert not coded.damaged
 
 
 @pytest.mark.parametrize("suffix", FRAMES)
@@ -65,8 +67,9 @@ def test_sounds_behind_one_another_in_a_file_are_all_read(tmp_path, suffix):
     both = tmp_path / f"c{suffix}"
     both.write_bytes(first.read_bytes() + second.read_bytes())
     coded = code(tmp_path)
-    assert [path.name[0] for path in coded.paths] == list("aabbcccc")
-    np.testing.assert_array_equal(coded.codes[4:], coded.codes[:4])
+    assert coded.paths == [first] * 2 + [second] * 2 + [both] * 4
+    apart, together = np.array_split(coded.codes, 2)
+    assert_array_equal(apart, together)
     assert not coded.damaged
 
 
@@ -109,10 +112,14 @@ TAILS = [b"TAG" + b"x" * 125, b"APETAGEX" + b"x" * 5000, bytes(50_000)]
 @pytest.mark.parametrize("suffix", FRAMES)
 def test_tags_and_zeros_behind_the_sound_need_no_word(tmp_path, suffix, tail):
     path = sound(tmp_path / f"a{suffix}", **FRAMES[suffix])
-    (tmp_path / f"b{suffix}").write_bytes(path.read_bytes() + tail)
+    tagged = tmp_path / f"b{suffix}"
+    tagged.write_bytes(path.read_bytes() + tail)
     coded = code(tmp_path)
-    assert len(coded.codes) == 4 and not coded.damaged and not coded.skipped
-    np.testing.assert_array_equal(coded.codes[:2], coded.codes[2:])
+    assert not coded.damaged
+    assert not coded.skipped
+    assert coded.paths == [path] * 2 + [tagged] * 2
+    first, second = np.array_split(coded.codes, 2)
+    assert_array_equal(first, second)
 
 
 def test_further_chunks_of_a_wav_file_need_no_word(tmp_path):
@@ -140,7 +147,7 @@ def test_links_to_what_is_coded_already_are_named(folder):
     coded = code(folder)
     assert coded.labels == ["jazz"] * 2 + ["rock"] * 2
     assert set(coded.skipped) == {folder / "again", folder / "jazz" / "loop"}
-    assert all("already" in reason for reason in coded.skipped.values())
+    assert all("listed already" in reason for reason in coded.skipped.values())
 
 
 def test_broken_links_and_other_things_are_named(folder):
@@ -259,7 +266,7 @@ def test_a_file_without_descriptor_gives_the_same(tmp_path, monkeypatch, suffix)
     path = sound(tmp_path / f"a{suffix}", **FRAMES[suffix])
     expected = list(Music.audio_clips(path, 2))
     monkeypatch.setattr(Music, "DESCRIPTORS", False)
-    np.testing.assert_array_equal(list(Music.audio_clips(path, 2)), expected)
+    assert_array_equal(list(Music.audio_clips(path, 2)), expected)
 
 
 def test_an_interrupt_while_decoding_is_not_the_end_of_a_file(tmp_path, monkeypatch):
@@ -308,7 +315,7 @@ def test_a_sidecar_beside_a_good_file_changes_nothing(tmp_path):
     assert not path.read_bytes().startswith(b"ID3")
     coded = code(tmp_path)
     assert not coded.skipped
-    np.testing.assert_array_equal(coded.codes, expected)
+    assert_array_equal(coded.codes, expected)
 
 
 # ---------------------------------------------------------------- messages with a remedy
@@ -333,21 +340,24 @@ def test_a_full_disk_names_path_and_way_out(folder, monkeypatch):
 
 def test_channels_that_cancel_are_coded_by_the_first(tmp_path):
     y = tune(4.0)
+    inverted = np.stack([y, -y], 1)
     soundfile.write(tmp_path / "a.wav", y, Music.SR)
-    soundfile.write(tmp_path / "b.wav", np.stack([y, -y], 1), Music.SR)
-    soundfile.write(tmp_path / "c.mp3", np.stack([y, -y], 1), Music.SR, format="MP3")
+    soundfile.write(tmp_path / "b.wav", inverted, Music.SR)
+    soundfile.write(tmp_path / "c.mp3", inverted, Music.SR)
     coded = code(tmp_path)
-    assert [path.stem for path in coded.paths] == list("aabbcc")
-    one, inverted, lossy = coded.codes.astype(float).reshape(3, 2, Music.N_MELS, -1)
-    np.testing.assert_array_equal(one, inverted)
-    assert np.abs(one - lossy)[one > 0.3].mean() < 0.1
+    names = [path.stem for path in coded.paths]
+    assert names == list("aabbcc")
+    one, exact, lossy = np.array_split(coded.codes.astype(float), 3)
+    assert_array_equal(one, exact)
+    heard = one > 0.3
+    assert_allclose(one[heard], lossy[heard], atol=0.2)
 
 
 def test_ordinary_stereo_is_the_mean_of_its_channels(tmp_path, rng):
     y = np.stack([tune(4.0, seed=1), tune(4.0, seed=2)], 1)
     soundfile.write(tmp_path / "a.wav", y, Music.SR, subtype="FLOAT")
     clip, = Music.audio_clips(tmp_path / "a.wav", 4)
-    np.testing.assert_allclose(clip, y.mean(1), atol=1e-7)
+    assert_allclose(clip, y.mean(1), atol=1e-7)
 
 
 @pytest.fixture
@@ -414,7 +424,7 @@ def test_a_growing_folder_keeps_one_array_and_harms_none_in_use(tmp_path):
         earlier.append(code(tmp_path).codes)
         assert len(arrays(tmp_path)) == 1
     for i, codes in enumerate(earlier):
-        np.testing.assert_array_equal(codes, earlier[-1][:i + 1])
+        assert_array_equal(codes, earlier[-1][:i + 1])
     code(tmp_path, limit=2)
     assert len(code(tmp_path).codes) == 5 and len(arrays(tmp_path)) == 2
 
@@ -436,7 +446,7 @@ def test_a_finished_folder_opens_without_its_stores(folder, monkeypatch):
     first = code(folder)
     monkeypatch.setattr(Music, "_read_store", lambda job: pytest.fail("opened"))
     again = code(folder)
-    np.testing.assert_array_equal(first.codes, again.codes)
+    assert_array_equal(first.codes, again.codes)
     assert first[1:] == again[1:]
 
 
@@ -452,7 +462,7 @@ def test_what_was_lost_from_the_cache_is_made_again(folder, damage):
             store.unlink()
         elif damage == "cut":
             store.write_bytes(b"PK")
-    np.testing.assert_array_equal(code(folder).codes, expected)
+    assert_array_equal(code(folder).codes, expected)
 
 
 def test_starts_lead_to_the_exact_clip(tmp_path):
@@ -464,4 +474,4 @@ def test_starts_lead_to_the_exact_clip(tmp_path):
     number = round(coded.starts[2] / 2)
     clip = next(itertools.islice(Music.audio_clips(coded.paths[2], 2), number, None))
     expected = Music.code_from_mel(Music.mel_spectrogram(clip))
-    np.testing.assert_allclose(coded.codes[2], expected, atol=1e-3)
+    assert_allclose(coded.codes[2], expected, atol=1e-3)
