@@ -609,9 +609,9 @@ BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
 TAIL = 3000          # bytes behind the sound that need no word: two frames of MP3
 ENDLESS = 1 << 30    # bytes by which an MP3 without a length pretends to be longer
 MP3_STARTS = (b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2")
-CANCELLED = 0.03     # channels whose mean has a peak lower than this share of theirs cancel
-DESCRIPTORS = os.name == "posix"   # elsewhere libsndfile counts them for itself
-AUDIBLE = 0.01       # peak of a channel that may not cancel unheard
+CANCELLED = 0.03     # channels cancel where the peak of their mean is below this share of theirs
+AUDIBLE = 0.01       # peak from which on a channel must not be lost by cancelling
+DESCRIPTORS = os.name == "posix"   # on Windows, libsndfile may not know Python's descriptors
 
 
 class DamagedAudio(ValueError):
@@ -708,7 +708,9 @@ class _Part:
     """
 
     def __init__(self, file, start, pretended=0):
-        self.file, self.start, self.pretended = file, start, pretended
+        self.file = file
+        self.start = start
+        self.pretended = pretended
         self.beyond = 0      # how far the pretended end is behind the true one
         self.error = None
         self.is_plain = DESCRIPTORS and not start and not pretended
@@ -759,8 +761,8 @@ def _lacks_length(file, start):
     """Tell whether an MP3 begins without the frame that holds its length."""
     file.seek(start)
     head = file.read(1 << 16)
-    is_mp3 = head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
-    return is_mp3 and not re.search(b"Xing|Info|VBRI", head)
+    has_length = re.search(b"Xing|Info|VBRI", head)
+    return head.startswith(MP3_STARTS) and not has_length
 
 
 def _mono(block):
@@ -787,7 +789,8 @@ def _decode_part(file, start, sr):
         rate = sound.samplerate
         promised = min(sound.frames, MAX_HOURS * 3600 * rate)
         resampler = soxr.ResampleStream(rate, sr, 1, dtype="float32")
-        done, last = 0, False
+        done = 0
+        last = False
         while not last:
             asked = min(BLOCK, promised - done)   # asked for more, it would lose what it reads
             with part.guard():
@@ -1676,9 +1679,11 @@ def code_clips(path: Path, seconds: float, n_mels: int,
     OSError, MemoryError
         If the system fails, which says nothing about the file.
     """
-    codes, starts, silent, trouble = [], [], 0, ""
     if not path.stat().st_size:
         return np.array([]), [], "empty file"
+    codes, starts = [], []
+    silent = 0
+    trouble = ""
     try:
         for i, y in enumerate(audio_clips(path, seconds)):
             if _peak(y) < SILENCE:
@@ -1723,28 +1728,33 @@ def _code_file(job):
     return Result(starts, trouble)
 
 
-FMA_GENRES_WANTED = ("tracks named as FMA publishes them, {example}, whose folders are no genres: "
-                     "put fma_metadata.zip into {folder}, or use download_fma_small")
-
-
-def _fma_labels(audio, labels, folder):
-    """Genres by FMA's metadata for its tracks, whose published folders are only numbers."""
+def _fma_tracks(audio, labels):
+    """Track numbers of the files that lie as FMA publishes them, in folders of numbers."""
     tracks = {}
     for path in audio:
-        published = re.fullmatch(r"\d{3}", path.parent.name) and re.fullmatch(r"\d{6}", path.stem)
-        if published and re.fullmatch(r"\d{3}|fma_\w+", labels[path]):
+        is_numbered = re.fullmatch(r"\d{3}/\d{6}", f"{path.parent.name}/{path.stem}")
+        if is_numbered and re.fullmatch(r"\d{3}|fma_\w+", labels[path]):
             tracks[path] = int(path.stem)
-    if not tracks:
-        return {}
+    return tracks
+
+
+def _fma_labels(tracks, folder):
+    """Genres of FMA's tracks by its metadata, in or beside the folder; none, and a warning."""
+    example = next(iter(tracks)).relative_to(folder)
     for place in (folder, folder.resolve().parent):
         metadata = place / "fma_metadata.zip"
-        if metadata.is_file():
-            genres = fma_genres(metadata)
-            names = {path: genres.get(track, "") for path, track in tracks.items()}
-            return {path: re.sub(r"[^\w-]+", "_", name) or "unknown"
-                    for path, name in names.items()}
-    example = next(iter(tracks)).relative_to(folder)
-    warnings.warn(FMA_GENRES_WANTED.format(example=example, folder=folder), stacklevel=4)
+        if not metadata.is_file():
+            continue
+        genres = fma_genres(metadata)
+        unknown = sorted(set(tracks.values()) - set(genres))
+        if unknown:
+            warnings.warn(f"{metadata} has no genre of {len(unknown)} tracks, the first of them "
+                          f"{unknown[0]:06d}: labelled unknown", stacklevel=4)
+        names = {path: genres.get(track, "") for path, track in tracks.items()}
+        return {path: re.sub(r"[^\w-]+", "_", name) or "unknown" for path, name in names.items()}
+    warnings.warn(f"{example} and others are named as FMA publishes them, in folders that are no "
+                  f"genres: put fma_metadata.zip into {folder}, or use download_fma_small",
+                  stacklevel=4)
     return {}
 
 
@@ -1760,7 +1770,9 @@ def file_labels(audio: list[Path], folder: str | os.PathLike) -> dict[Path, str]
     for path in audio:
         parts = path.relative_to(folder).parts
         labels[path] = parts[0] if len(parts) > 1 else folder.resolve().name
-    labels.update(_fma_labels(audio, labels, folder))
+    tracks = _fma_tracks(audio, labels)
+    if tracks:
+        labels.update(_fma_labels(tracks, folder))
     return labels
 
 
@@ -1781,10 +1793,11 @@ def labels_in_turn(audio: list[Path], folder: str | os.PathLike) -> list[Path]:
 
 
 def _check_coding(seconds, n_mels, denoise, limit):
-    for name, value, kind in (("seconds", seconds, numbers.Real),
-                              ("n_mels", n_mels, numbers.Integral),
-                              ("denoise", denoise, (bool, np.bool_)),
-                              ("limit", limit, (numbers.Integral, type(None)))):
+    kinds = (("seconds", seconds, numbers.Real),
+             ("n_mels", n_mels, numbers.Integral),
+             ("denoise", denoise, (bool, np.bool_)),
+             ("limit", limit, (numbers.Integral, type(None))))
+    for name, value, kind in kinds:
         if not isinstance(value, kind):
             raise TypeError(f"{name} has a wrong type: {value!r} is {type(value).__name__}")
     if not seconds > 0 or n_mels < 1 or (limit is not None and limit < 1):
@@ -1795,6 +1808,7 @@ def _check_coding(seconds, n_mels, denoise, limit):
 
 
 def _gain_version():
+    """Checksum of the learned gain's weights: other weights make other codes."""
     try:
         return zlib.crc32(WEIGHTS.read_bytes())
     except FileNotFoundError:

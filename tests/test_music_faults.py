@@ -388,6 +388,13 @@ def test_tracks_of_fma_without_metadata_are_warned_of(published):
         assert code(published).labels == ["000", "000", "012"]
 
 
+def test_tracks_that_the_metadata_lacks_are_warned_of(published):
+    write_metadata(published / "fma_metadata.zip")
+    sound(published / "012" / "012999.mp3", 2.0)
+    with pytest.warns(UserWarning, match=r"no genre of 1 tracks.*012999"):
+        assert code(published).labels[-1] == "unknown"
+
+
 def test_own_folders_keep_their_names_whatever_the_files_are_called(tmp_path, recwarn):
     sound(tmp_path / "jazz" / "000002.mp3", 2.0)
     sound(tmp_path / "000" / "tune.mp3", 2.0)
