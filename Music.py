@@ -14,12 +14,15 @@ scores that install with pip (`render_scores`). `get_musics_coded` turns a folde
 """
 
 import csv
+import errno
 import functools
 import hashlib
 import itertools
 import json
+import numbers
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -27,7 +30,8 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +50,7 @@ CODE_VERSION = 3     # part of the key of every stored code: raise it when codes
 # ---------------------------------------------------------------- tools
 
 SILENCE = 1e-4       # a clip whose peak is lower counts as silent
+LEFTOVER_AGE = 3600  # s without a change after which nobody writes a temporary file any more
 
 
 def _progress(iterable, **options):
@@ -55,7 +60,7 @@ def _progress(iterable, **options):
     return tqdm(iterable, file=stream, mininterval=1, dynamic_ncols=False, ncols=90, **options)
 
 
-def parallel(function, calls, n_jobs):
+def parallel(function: Callable, calls: Iterable[tuple], n_jobs: int) -> Iterator:
     """Yield `function(*call)` for each call, in order, on joblib's active backend.
 
     To be exhausted: joblib stops its workers where a generator is left before its end.
@@ -65,7 +70,8 @@ def parallel(function, calls, n_jobs):
     with warnings.catch_warnings():
         # joblib replaces a worker that has grown, as music21's do, and says so
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-        if get_active_backend()[0].supports_return_generator:
+        backend, _ = get_active_backend()
+        if backend.supports_return_generator:
             yield from Parallel(n_jobs=n_jobs, return_as="generator")(tasks)
         while batch := list(itertools.islice(tasks, 256)):   # Ray gives nothing but lists
             yield from Parallel(n_jobs=n_jobs)(batch)
@@ -90,25 +96,65 @@ def _one_thread():
         yield
 
 
+@contextmanager
+def _interrupt_later():
+    """Let Ctrl-C wait for the end of this context.
+
+    A library that calls Python back cannot pass an exception on: it would print the interrupt,
+    go on, and take the file to be over.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield    # no interrupt can come here
+        return
+    interrupts: list = []
+    signal.signal(signal.SIGINT, lambda *interrupt: interrupts.append(interrupt))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if interrupts:
+            handler(*interrupts[0])
+
+
 def _peak(y):
-    return max(y.max(), -y.min())   # of abs(y), without a copy
+    return max(y.max(initial=0), -y.min(initial=0))   # of abs(y), without a copy
 
 
 @contextmanager
-def atomic(path):
-    """Give a temporary path beside `path` that takes its place when the block succeeds."""
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place when the block succeeds.
+
+    Raises
+    ------
+    OSError
+        Naming `path` where the system names none, as it does not when a disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.urandom(8).hex()}.part{path.suffix}")
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the temporary files that killed processes left in a folder."""
+    for part in Path(folder).glob(".*.part*"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > LEFTOVER_AGE:
+                part.unlink()
+
+
 def _seeded(seed, *words):
-    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, words)).encode())])
+    name = "/".join(map(str, words))
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def _digest(*words):
@@ -485,6 +531,9 @@ def _fma_genres(metadata_zip):
                 if row[0].isdigit() and row[subset] == "small"}
 
 
+fma_genres = _fma_genres
+
+
 def download_fma_small(folder, url=FMA_URL, sha1=None):
     """Download FMA-small, 8,000 clips of 30 s in 8 genres, 7.2 GiB, and lay it out by genre.
 
@@ -557,15 +606,72 @@ AUDIO_SUFFIXES = (".mp3", ".ogg", ".opus", ".flac", ".wav")
 PAD_SECONDS = 0.5    # a clip that lacks at most this much is padded with silence
 MAX_HOURS = 24       # no file is read further: damaged headers can promise endless audio
 BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
+TAIL = 3000          # bytes behind the sound that need no word: two frames of MP3
+ENDLESS = 1 << 30    # bytes by which an MP3 without a length pretends to be longer
+MP3_STARTS = (b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2")
+CANCELLED = 0.03     # channels cancel where the peak of their mean is below this share of theirs
+AUDIBLE = 0.01       # peak from which on a channel must not be lost by cancelling
+DESCRIPTORS = os.name == "posix"   # on Windows, libsndfile may not know Python's descriptors
 
 
-def audio_files(folder):
+class DamagedAudio(ValueError):
+    """What is wrong with a file's content: reading it again gives the same."""
+
+
+def _reason_unread(path):
+    try:
+        path.stat()
+    except OSError as error:
+        kind = "broken link" if path.is_symlink() else "cannot be read"
+        return f"{kind}: {error.strerror}"
+    return "neither a file nor a folder"
+
+
+def _visible(folder):
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
+def _list_files(folder):
+    """List the visible files below a folder, and what else is there: `{path: reason}`.
+
+    Links to folders are followed, after all folders, and each folder is entered once.
+    """
+    files, unread, seen = [], {}, set()
+    folders, links = [folder], list[Path]()
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(here)
+        if real in seen:
+            unread[here] = f"the same folder as {real}, whose files are listed already"
+            continue
+        seen.add(real)
+        try:
+            names = _visible(here)
+        except OSError as error:
+            unread[here] = f"cannot be read: {error.strerror}"
+            continue
+        for path in [here / name for name in names]:
+            if os.path.isdir(path):
+                kind = links if path.is_symlink() else folders
+                kind.append(path)
+            elif os.path.isfile(path):
+                files.append(path)
+            else:
+                unread[path] = _reason_unread(path)
+    return sorted(files), unread
+
+
+def audio_files(folder: str | os.PathLike) -> tuple[list[Path], dict[Path, str]]:
     """List the audio files below a folder, sorted, hidden ones left out.
+
+    Links to folders elsewhere are followed; no folder is entered twice.
 
     Returns
     -------
-    (list of pathlib.Path, list of pathlib.Path)
-        Audio by suffix, and every other file.
+    audio : list of pathlib.Path
+        By suffix.
+    others : dict
+        Path of everything else, to the reason why it is not audio.
 
     Raises
     ------
@@ -579,35 +685,189 @@ def audio_files(folder):
         raise FileNotFoundError(f"no such folder: {folder}")
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder of audio")
-    files = sorted(p for p in folder.rglob("*") if p.is_file()
-                   and not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    audio = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
+    files, others = _list_files(folder)
+    known = " ".join(AUDIO_SUFFIXES)
+    audio = []
+    for path in files:
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            audio.append(path)
+        else:
+            others[path] = f"not audio: {path.suffix or 'no suffix'} is none of {known}"
     if not audio:
-        raise ValueError(f"no audio ({' '.join(AUDIO_SUFFIXES)}) in {folder}")
-    return audio, [p for p in files if p.suffix.lower() not in AUDIO_SUFFIXES]
+        reasons = [f"; {path}: {reason}" for path, reason in others.items()]
+        raise ValueError(f"no audio ({known}) in {folder}{''.join(reasons[:3])}")
+    return audio, dict(sorted(others.items()))
 
 
-def decode_blocks(path, sr):
-    """Yield blocks of mono float32 at rate `sr`. Never trusts the length in the header."""
-    import soundfile
-    import soxr
-    with soundfile.SoundFile(path) as file:
+class _Part:
+    """A file from `start` on, for libsndfile.
+
+    Opened by its path, a file would be searched for neighbours that hold its resource fork.
+    A descriptor is as fast; where that is not enough, libsndfile reads through this object.
+    Errors cannot pass through libsndfile: the first is kept in `error`.
+    """
+
+    def __init__(self, file, start, pretended=0):
+        self.file = file
+        self.start = start
+        self.pretended = pretended
+        self.beyond = 0      # how far the pretended end is behind the true one
+        self.error = None
+        self.is_plain = DESCRIPTORS and not start and not pretended
+        file.seek(start)
+
+    @contextmanager
+    def guard(self):
+        """Tell an error of the system from one of the content, in what libsndfile does."""
+        import soundfile
+        try:
+            with nullcontext() if self.is_plain else _interrupt_later():
+                yield
+        except soundfile.LibsndfileError as error:
+            passing = {2: OSError, 17: MemoryError}
+            kind = passing.get(error.code, DamagedAudio)
+            raise self.error or kind(error.error_string.rstrip(".")) from None
+        if self.error:
+            raise self.error
+
+    def open(self):
+        import soundfile
+        source = self.file.fileno() if self.is_plain else self
+        with self.guard():
+            sound = soundfile.SoundFile(source, closefd=False)
         # or soundfile seeks after each read, where MP3 loses the bits that frames lend each other
-        file.seekable = lambda: False
-        resampler = soxr.ResampleStream(file.samplerate, sr, 1, dtype="float32")
-        for _ in range(MAX_HOURS * 3600 * file.samplerate // BLOCK):
-            block = file.read(BLOCK, dtype="float32", always_2d=True)
-            # channel by channel: a mean over a short axis is slow, a product depends on threads
-            mono = sum(block[:, channel] for channel in range(file.channels)) / file.channels
-            if not np.isfinite(mono).all():
-                raise ValueError("holds samples that are not finite numbers")
-            last = len(mono) < BLOCK
-            yield mono if file.samplerate == sr else resampler.resample_chunk(mono, last=last)
-            if last:
-                return
+        sound.seekable = lambda: False
+        return sound
+
+    def readinto(self, buffer):
+        try:
+            return self.file.readinto(buffer)
+        except (OSError, MemoryError) as error:
+            self.error = self.error or error
+            return 0
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        at_end = whence == os.SEEK_END and offset == 0
+        self.beyond = self.pretended if at_end else 0
+        if whence == os.SEEK_SET:
+            offset += self.start
+        return self.file.seek(offset, whence)
+
+    def tell(self):
+        return self.file.tell() - self.start + self.beyond
 
 
-def audio_clips(path, seconds=30, sr=SR):
+def _lacks_length(file, start):
+    """Tell whether an MP3 begins without the frame that holds its length."""
+    file.seek(start)
+    head = file.read(1 << 16)
+    has_length = re.search(b"Xing|Info|VBRI", head)
+    return head.startswith(MP3_STARTS) and not has_length
+
+
+def _mono(block):
+    """Mean of the channels, or the first one where they cancel: one is wired the wrong way."""
+    channels = block.shape[1]
+    # channel by channel: a mean over a short axis is slow, a product depends on threads
+    mean = sum(block[:, channel] for channel in range(channels)) / channels
+    peak = _peak(mean)
+    if not np.isfinite(peak):
+        raise DamagedAudio("holds samples that are not finite numbers")
+    if channels > 1 and peak < CANCELLED:
+        first = _peak(block[:, 0])
+        if first > AUDIBLE and peak < CANCELLED * first:
+            return np.ascontiguousarray(block[:, 0])
+    return mean
+
+
+def _decode_part(file, start, sr):
+    """Yield blocks of mono from the sound that begins at a byte; returns its length [s]."""
+    import soxr
+    endless = _lacks_length(file, start)
+    part = _Part(file, start, ENDLESS if endless else 0)
+    with part.open() as sound:
+        rate = sound.samplerate
+        promised = min(sound.frames, MAX_HOURS * 3600 * rate)
+        resampler = soxr.ResampleStream(rate, sr, 1, dtype="float32")
+        done = 0
+        last = False
+        while not last:
+            asked = min(BLOCK, promised - done)   # asked for more, it would lose what it reads
+            with part.guard():
+                block = sound.read(asked, dtype="float32", always_2d=True)
+            done += len(block)
+            last = len(block) < asked or done == promised
+            if start and last and done < PAD_SECONDS * rate:
+                return 0.0    # not another sound, but the end of the one before
+            mono = _mono(block)
+            yield mono if rate == sr else resampler.resample_chunk(mono, last=last)
+        missing = promised - done
+        is_told = sound.format != "OGG" and not endless and sound.frames == promised
+    if is_told and missing > PAD_SECONDS * rate:
+        raise DamagedAudio(f"ends after {done / rate:.1f} s, {missing / rate:.1f} s before the "
+                           "end that its header gives")
+    return done / rate
+
+
+def _next_start(file, start, seconds):
+    """Find the byte where a file goes on after a sound has ended, or None where it is over.
+
+    Files may be chained one behind the other, and headers may give too short a length.
+    """
+    at = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    back = 8192     # Ogg and FLAC are read in blocks, hence beyond the end of a sound
+    file.seek(max(start + 1, at - back))
+    near = file.read(2 * back)
+    chained = re.search(rb"OggS\x00\x02|fLaC\x00\x00\x00\x22", near)
+    if chained:
+        return max(start + 1, at - back) + chained.start()
+    file.seek(at)
+    rest = file.read(1 << 16)
+    if size - at <= TAIL or not rest.strip(b"\0"):
+        return None
+    at += len(rest) - len(rest.lstrip(b"\0"))
+    rest = rest.lstrip(b"\0")
+    if rest.startswith(MP3_STARTS):
+        return at
+    if re.search(b"APETAGEX|LYRICSBEGIN", near):
+        return None
+    chunk = int.from_bytes(rest[4:8], "little")
+    if re.match(rb"[A-Za-z][\w ]{3}", rest) and chunk <= size - at:
+        return None     # of a WAV file
+    raise DamagedAudio(f"{size - at:,} of {size:,} bytes stand behind the end that the header "
+                       f"gives, after {seconds:.1f} s: they are not read")
+
+
+def decode_blocks(path: str | os.PathLike, sr: int) -> Iterator[np.ndarray]:
+    """Decode a file, a block at a time. Never trusts the length in the header.
+
+    Parameters
+    ----------
+    path : path
+    sr : int [Hz]
+        Rate of the result.
+
+    Yields
+    ------
+    np.ndarray [shape=(n,)], float32
+        Mean of the channels, or the first where they cancel each other.
+
+    Raises
+    ------
+    DamagedAudio
+        Where the file holds no more sound that can be read, though it should.
+    OSError, MemoryError
+        If the system fails, which says nothing about the file.
+    """
+    with open(path, "rb", buffering=0) as file:
+        start: int | None = 0
+        while start is not None:
+            seconds = yield from _decode_part(file, start, sr)
+            start = _next_start(file, start, seconds)
+
+
+def audio_clips(path: str | os.PathLike, seconds: float = 30, sr: int = SR) -> Iterator[np.ndarray]:
     """Cut a file into clips, one at a time, so that no file is ever whole in memory.
 
     Parameters
@@ -619,25 +879,38 @@ def audio_clips(path, seconds=30, sr=SR):
     Yields
     ------
     y : np.ndarray [shape=(seconds * sr,)], float32
-        Mono. A remainder that lacks at most `PAD_SECONDS` is padded with silence, a shorter
-        one dropped.
+        Mono; clip number i starts at `i * seconds`. A remainder that lacks at most
+        `PAD_SECONDS` is padded with silence, a shorter one dropped.
 
     Raises
     ------
-    soundfile.LibsndfileError, ValueError
+    DamagedAudio
         Where the file is damaged; the clips before come first.
+    OSError, MemoryError
+        As `decode_blocks`.
+    ValueError
+        If `seconds` hold no sample.
     """
     n = round(seconds * sr)
+    if n < 1:
+        raise ValueError(f"a clip of {seconds} s holds no sample at {sr} Hz")
     clip, have = np.zeros(n, np.float32), 0
-    for block in decode_blocks(path, sr):
-        while have + len(block) >= n:
-            clip[have:] = block[:n - have]
-            yield clip
-            clip, have, block = np.zeros(n, np.float32), 0, block[n - have:]
-        clip[have:have + len(block)] = block
-        have += len(block)
+    damage = None
+    try:
+        for block in decode_blocks(path, sr):
+            while have + len(block) >= n:
+                clip[have:] = block[:n - have]
+                yield clip
+                block = block[n - have:]
+                clip, have = np.zeros(n, np.float32), 0
+            clip[have:have + len(block)] = block
+            have += len(block)
+    except DamagedAudio as error:
+        damage = error
     if have and have >= n - round(PAD_SECONDS * sr):
         yield clip
+    if damage:
+        raise damage
 
 
 # ---------------------------------------------------------------- short-time Fourier transform
@@ -1331,39 +1604,86 @@ def piece_measures(codes, far=11):
 
 # ---------------------------------------------------------------- coding a folder
 
+INDEX = "index.json"
+
 
 class Codes(NamedTuple):
     """What `get_musics_coded` returns: clips in the order of their paths.
+
+    Clip i is what `audio_clips(paths[i], seconds)` yields as number `starts[i] / seconds`.
 
     Attributes
     ----------
     codes : np.ndarray [shape=(n, n_mels, t)], float16, in [-1, 1]
         Memory-mapped, read-only.
     labels : list of str
-        The sub-folder that a clip's file lies in; the folder's own name for files in none.
+        The sub-folder that a clip's file lies in; the folder's own name for files in none; the
+        genre by the metadata for FMA's tracks (`file_labels`).
     paths : list of pathlib.Path
         Of a clip's file.
     starts : list of float [s]
         Of a clip in its file.
     skipped : dict
-        Path of each file that gave no clip, to the reason.
+        Path of each file or folder that gave no clip, to the reason.
     damaged : dict
-        Path of each file that broke off after at least one clip, to what happened.
+        Path of each file that gave clips but not all of its sound, to what happened.
     """
 
     codes: np.ndarray
-    labels: list
-    paths: list
-    starts: list
-    skipped: dict
-    damaged: dict
+    labels: list[str]
+    paths: list[Path]
+    starts: list[float]
+    skipped: dict[Path, str]
+    damaged: dict[Path, str]
 
 
-def code_clips(path, seconds, n_mels, denoise):
-    """Code a file: codes `[shape=(clips, n_mels, t)]`, their starts [s], and what went wrong."""
-    codes, starts, silent, trouble = [], [], 0, ""
+class Job(NamedTuple):
+    """A file to be coded, and where its codes are kept."""
+
+    path: Path
+    store: Path
+    key: str             # changes with the file and with its decoder
+    seconds: float
+    n_mels: int
+    denoise: bool
+
+
+class Result(NamedTuple):
+    """What is known of a file that was coded."""
+
+    starts: list[float]  # of its clips [s]
+    trouble: str         # what went wrong, or ""
+    lasting: bool = True   # it is about the content; else another try is worth it
+
+
+def code_clips(path: Path, seconds: float, n_mels: int,
+               denoise: bool) -> tuple[np.ndarray, list[float], str]:
+    """Code a file.
+
+    Parameters
+    ----------
+    path : path
+    seconds : float [s]
+    n_mels : int
+    denoise : bool
+
+    Returns
+    -------
+    codes : np.ndarray [shape=(clips, n_mels, t)], float16
+    starts : list of float [s]
+    trouble : str
+        What is wrong with the content, or "".
+
+    Raises
+    ------
+    OSError, MemoryError
+        If the system fails, which says nothing about the file.
+    """
     if not path.stat().st_size:
         return np.array([]), [], "empty file"
+    codes, starts = [], []
+    silent = 0
+    trouble = ""
     try:
         for i, y in enumerate(audio_clips(path, seconds)):
             if _peak(y) < SILENCE:
@@ -1372,61 +1692,270 @@ def code_clips(path, seconds, n_mels, denoise):
             mel = mel_spectrogram(y, n_mels=n_mels, denoise=denoise)
             codes.append(code_from_mel(mel).astype(np.float16))
             starts.append(float(i * seconds))
-        if not codes:
-            trouble = (f"silent: {silent} clips without a sound" if silent
-                       else f"too short: less than a clip of {seconds:g} s")
-    except Exception as error:  # a decoder may fail in any way: the run goes on
+    except DamagedAudio as error:
         kind = "damaged after some clips" if codes or silent else "not audio, or damaged"
-        trouble = f"{kind}: {str(error).removeprefix(f'Error opening {str(path)!r}: ')}"
+        trouble = f"{kind}: {error}"
+    if not codes and not trouble:
+        trouble = f"too short: less than a clip of {seconds:g} s"
+        if silent:
+            trouble = f"silent: {silent} clips without a sound"
     return np.array(codes), starts, trouble
 
 
-def _code_file(path, store, key, *settings):
-    """Code a file into `store`, unless it is there under the same key; starts and trouble."""
-    with (suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
-          np.load(store) as kept):
-        if str(kept["key"]) == key:
-            return kept["starts"].tolist(), str(kept["trouble"])
-    codes, starts, trouble = code_clips(path, *settings)
-    with atomic(store) as part:
-        np.savez(part, key=key, codes=codes, starts=np.array(starts), trouble=trouble)
-    return starts, trouble
+def _read_store(job):
+    """Codes and `Result` that a job's store holds, or None where it holds no valid ones."""
+    unusable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with suppress(*unusable), np.load(job.store) as kept:
+        if str(kept["key"]) == job.key:
+            return kept["codes"], Result(kept["starts"].tolist(), str(kept["trouble"]))
+    return None
 
 
-def _label(path, folder):
-    return folder.name if path.parent == folder else path.relative_to(folder).parts[0]
+def _code_file(job):
+    """Code a file into its store, unless it is there."""
+    kept = _read_store(job)
+    if kept:
+        codes, result = kept
+        return result
+    try:
+        codes, starts, trouble = code_clips(job.path, job.seconds, job.n_mels, job.denoise)
+    except Exception as error:   # whatever may pass: the run goes on, and nothing is kept
+        kind = type(error).__name__
+        trouble = f"not read, which the next call tries again: {kind}: {error}"
+        return Result([], trouble, lasting=False)
+    with atomic(job.store) as part:
+        np.savez(part, key=job.key, codes=codes, starts=np.array(starts), trouble=trouble)
+    return Result(starts, trouble)
 
 
-def labels_in_turn(audio, folder):
-    """Order files so that the first few come from every sub-folder in turn."""
-    label = functools.partial(_label, folder=folder)
-    groups = [list(group) for _, group in itertools.groupby(sorted(audio, key=label), label)]
-    return [p for turn in itertools.zip_longest(*groups) for p in sorted(filter(None, turn))]
+def _fma_tracks(audio, labels):
+    """Track numbers of the files that lie as FMA publishes them, in folders of numbers."""
+    tracks = {}
+    for path in audio:
+        is_numbered = re.fullmatch(r"\d{3}/\d{6}", f"{path.parent.name}/{path.stem}")
+        if is_numbered and re.fullmatch(r"\d{3}|fma_\w+", labels[path]):
+            tracks[path] = int(path.stem)
+    return tracks
 
 
-def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None, n_jobs=-1,
-                     cache=None):
+def _fma_labels(tracks, folder):
+    """Genres of FMA's tracks by its metadata, in or beside the folder; none, and a warning."""
+    example = next(iter(tracks)).relative_to(folder)
+    for place in (folder, folder.resolve().parent):
+        metadata = place / "fma_metadata.zip"
+        if not metadata.is_file():
+            continue
+        genres = fma_genres(metadata)
+        unknown = sorted(set(tracks.values()) - set(genres))
+        if unknown:
+            warnings.warn(f"{metadata} has no genre of {len(unknown)} tracks, the first of them "
+                          f"{unknown[0]:06d}: labelled unknown", stacklevel=4)
+        names = {path: genres.get(track, "") for path, track in tracks.items()}
+        return {path: re.sub(r"[^\w-]+", "_", name) or "unknown" for path, name in names.items()}
+    warnings.warn(f"{example} and others are named as FMA publishes them, in folders that are no "
+                  f"genres: put fma_metadata.zip into {folder}, or use download_fma_small",
+                  stacklevel=4)
+    return {}
+
+
+def file_labels(audio: list[Path], folder: str | os.PathLike) -> dict[Path, str]:
+    """Label each file by the sub-folder of `folder` that it lies in.
+
+    Files in none get the folder's own name. FMA's tracks in their published folders 000 to 155
+    get the genres of fma_metadata.zip, where it lies in the folder or beside it; else a warning
+    says so.
+    """
+    folder = Path(folder)
+    labels = {}
+    for path in audio:
+        parts = path.relative_to(folder).parts
+        labels[path] = parts[0] if len(parts) > 1 else folder.resolve().name
+    tracks = _fma_tracks(audio, labels)
+    if tracks:
+        labels.update(_fma_labels(tracks, folder))
+    return labels
+
+
+def _in_turn(labels):
+    """Order paths so that the first few come from every label in turn."""
+    groups: dict = {}
+    for path in sorted(labels):
+        groups.setdefault(labels[path], []).append(path)
+    ordered = []
+    for turn in itertools.zip_longest(*groups.values()):
+        ordered += sorted(path for path in turn if path)
+    return ordered
+
+
+def labels_in_turn(audio: list[Path], folder: str | os.PathLike) -> list[Path]:
+    """Order files so that the first few come from every label (`file_labels`) in turn."""
+    return _in_turn(file_labels(audio, folder))
+
+
+def _check_coding(seconds, n_mels, denoise, limit):
+    kinds = (("seconds", seconds, numbers.Real),
+             ("n_mels", n_mels, numbers.Integral),
+             ("denoise", denoise, (bool, np.bool_)),
+             ("limit", limit, (numbers.Integral, type(None))))
+    for name, value, kind in kinds:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} has a wrong type: {value!r} is {type(value).__name__}")
+    if not seconds > 0 or n_mels < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"seconds {seconds}, n_mels {n_mels}, limit {limit}: not all positive")
+    if not 1 <= seconds * SR <= MAX_HOURS * 3600 * SR:
+        raise ValueError(f"seconds: a clip has from one sample up to {MAX_HOURS} hours, "
+                         f"not {seconds} s")
+
+
+def _gain_version():
+    """Checksum of the learned gain's weights: other weights make other codes."""
+    try:
+        return zlib.crc32(WEIGHTS.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _job(path, folder, cache, settings):
+    import soundfile
+    import soxr
+    decoder = (soundfile.__version__, soundfile.__libsndfile_version__, soxr.__version__)
+    name, stat = path.relative_to(folder).as_posix(), path.stat()
+    key = _digest(name, stat.st_size, stat.st_mtime_ns, *decoder)
+    return Job(path, cache / f"{_digest(name)}.npz", key, *settings)
+
+
+def _read_index(cache):
+    """Results of the last whole run by key, which saves to open each store again."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        kept = json.loads((cache / INDEX).read_text())
+        return {key: Result(*result) for key, result in kept.items()}
+    return {}
+
+
+def _write_index(cache, jobs, known, results):
+    kept = {}
+    for job in jobs:
+        result = results.get(job) or known.get(job.key)
+        if result and result.lasting:
+            kept[job.key] = result
+    if kept != known:
+        with suppress(OSError), atomic(cache / INDEX) as part:    # stores are enough
+            part.write_text(json.dumps(kept))
+
+
+def _code_all(jobs, cache, limit, n_jobs):
+    """Code files in their order until `limit` clips are there: `{job: Result}`."""
+    cache.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(cache)
+    known = _read_index(cache)
+    enough = limit or sys.maxsize
+    results: dict = {}
+    count = 0
+
+    def missing():    # joblib asks as it goes
+        for job in jobs:
+            if count >= enough:
+                return
+            if job.key not in known:
+                yield (job,)
+
+    is_new = any(job.key not in known for job in jobs)
+    coded = parallel(_code_file, missing(), n_jobs) if is_new else iter(())
+    with _progress(None, total=min(len(jobs), enough), desc="code", unit="file") as bar:
+        for job in jobs:
+            if count >= enough:
+                break
+            results[job] = known.get(job.key) or next(coded)
+            count += len(results[job].starts)
+            bar.update()
+    for _ in coded:    # those on their way
+        pass
+    _write_index(cache, jobs, known, results)
+    return results
+
+
+@contextmanager
+def _remedy(cache):
+    """Name the way out where codes cannot be stored."""
+    try:
+        yield
+    except OSError as error:
+        if str(cache) not in str(error.filename):
+            raise
+        text = f"{error.strerror}; the argument cache stores codes in another folder"
+        raise OSError(error.errno, text, error.filename) from error
+
+
+def _stored_codes(job):
+    kept = _read_store(job)
+    if kept is None:     # lost since it was listed
+        _code_file(job)
+        kept = _read_store(job)
+    if kept is None:
+        raise OSError(errno.EIO, "stored codes cannot be read", str(job.store))
+    codes, _ = kept
+    return codes
+
+
+def _write_joined(counts, whole, shape):
+    """Write the codes of all clips into one array, a file at a time."""
+    header = {"descr": "<f2", "fortran_order": False, "shape": (counts.total(), *shape)}
+    with atomic(whole) as part, open(part, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for job, count in counts.items():
+            codes = _stored_codes(job)[:count]
+            file.write(codes.astype("<f2").tobytes())    # a memory map dies of a full disk
+
+
+def _joined_codes(counts, cache, limit, shape):
+    """Map the codes of all clips, `{job: number}`, from one array on disk.
+
+    The array of an earlier state of the folder goes; a process that maps it keeps it until it
+    ends, and a system that cannot remove it then, until the next call.
+    """
+    if not counts:
+        return np.zeros((0, *shape), np.float16)
+    state = _digest([[job.key, count] for job, count in counts.items()])
+    name = f"all-{limit or 'clips'}"
+    whole = cache / f"{name}-{state}.npy"
+    while True:
+        try:
+            return np.load(whole, mmap_mode="r")
+        except FileNotFoundError:    # it is new, or went since another process has a later state
+            _write_joined(counts, whole, shape)
+        for other in cache.glob(f"{name}-*.npy"):
+            if other != whole:
+                with suppress(OSError):
+                    other.unlink()
+
+
+def get_musics_coded(folder: str | os.PathLike, seconds: float = 30, n_mels: int = N_MELS,
+                     denoise: bool = True, limit: int | None = None, n_jobs: int = -1,
+                     cache: str | os.PathLike | None = None) -> Codes:
     """Remove pink noise from every clip of a folder and code it as a mel spectrogram.
 
-    Results are kept per file in `cache` and reused while the file (size, time), the parameters
-    and `CODE_VERSION` stay: a run that was stopped goes on where it was. Runs in parallel on
-    joblib's active backend.
+    Results are kept per file in `cache` and reused while the file (size, time), its decoder, the
+    parameters and `CODE_VERSION` stay: a run that was stopped goes on where it was. What says
+    nothing about a file's content, such as a missing permission, is not kept. Runs in parallel
+    on joblib's active backend.
 
     Parameters
     ----------
     folder : path
-        Audio (.mp3 .ogg .opus .flac .wav) at any depth; first-level sub-folders are labels.
+        Audio (.mp3 .ogg .opus .flac .wav) at any depth; first-level sub-folders are labels,
+        except for FMA's tracks (`file_labels`). Channels are averaged; where they cancel each
+        other the first is taken.
     seconds : float [s]
         Length of a clip. Longer files give several; a clip or remainder that lacks at most
         0.5 s is padded with silence, a shorter one dropped.
     n_mels : int
     denoise : bool
     limit : int, optional
-        At most so many clips, taken from the sub-folders in turn.
+        At most so many clips, taken from the labels in turn.
     n_jobs : int
         As in joblib.
     cache : path, optional
-        By default `folder/.codes`.
+        Folder of stored codes, by default `folder/.codes`.
 
     Returns
     -------
@@ -1437,47 +1966,33 @@ def get_musics_coded(folder, seconds=30, n_mels=N_MELS, denoise=True, limit=None
     FileNotFoundError
         If the folder does not exist.
     ValueError
-        If it holds no audio, or `seconds` or `n_mels` make no spectrogram.
+        If it holds no audio, or `seconds`, `n_mels` or `limit` make no spectrogram.
+    TypeError
+        If an argument has another type.
+    OSError
+        If codes cannot be stored in `cache`.
     """
+    _check_coding(seconds, n_mels, denoise, limit)
     folder = Path(folder)
-    if seconds <= 0 or n_mels < 1 or (limit is not None and limit < 1):
-        raise ValueError(f"seconds {seconds}, n_mels {n_mels}, limit {limit}: not all positive")
     audio, others = audio_files(folder)
-    settings = [SR, N_FFT, HOP_LENGTH, n_mels, DB_RANGE, float(seconds), denoise, CODE_VERSION]
-    cache = Path(cache or folder / ".codes") / _digest(settings)
-    jobs = {}
-    for path in audio:
-        name, stat = path.relative_to(folder).as_posix(), path.stat()
-        jobs[path] = (path, cache / f"{_digest(name)}.npz",
-                      _digest(name, stat.st_size, stat.st_mtime_ns), seconds, n_mels, denoise)
-    queue, found, count, enough = labels_in_turn(audio, folder), {}, 0, limit or sys.maxsize
-    todo = itertools.takewhile(lambda _: count < enough, queue)   # joblib asks as it goes
-    with _progress(None, total=min(len(audio), enough), desc="code", unit="file") as bar:
-        results = parallel(_code_file, (jobs[path] for path in todo), n_jobs)
-        for result, path in zip(results, queue):
-            if count < enough:
-                found[path] = result
-                count += len(result[0])
-                bar.update()
+    labels = file_labels(audio, folder)
+    cache = Path(cache or folder / ".codes")
+    skipped = {path: reason for path, reason in others.items() if cache not in path.parents}
+    settings = (float(seconds), int(n_mels), bool(denoise))
+    store = cache / _digest(SR, N_FFT, HOP_LENGTH, DB_RANGE, CODE_VERSION, *settings,
+                            _gain_version() if denoise else None)
+    jobs = [_job(path, folder, store, settings) for path in _in_turn(labels)]
     shape = (n_mels, 1 + round(seconds * SR) // HOP_LENGTH)
-    return _gather(folder, dict(sorted(found.items())), others, jobs, cache, limit, shape)
-
-
-def _gather(folder, found, others, jobs, cache, limit, shape):
-    """Put the per-file results into one array on disk, a file at a time, and list its clips."""
-    clips = [(path, start) for path, (starts, _) in found.items() for start in starts][:limit]
-    whole = cache / f"all-{_digest(sorted(jobs[path][2] for path in found), limit)}.npy"
-    if not whole.exists():
-        with atomic(whole) as part, open(part, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, {
-                "descr": "<f2", "fortran_order": False, "shape": (len(clips), *shape)})
-            for path, some in itertools.groupby(path for path, _ in clips):
-                with np.load(jobs[path][1]) as kept:
-                    kept["codes"][:len(list(some))].tofile(file)
-    skipped = {p: trouble for p, (starts, trouble) in found.items() if trouble and not starts}
-    damaged = {p: trouble for p, (starts, trouble) in found.items() if trouble and starts}
-    known = " ".join(AUDIO_SUFFIXES)
-    skipped |= {p: f"not audio: {p.suffix or 'no suffix'} is none of {known}" for p in others}
-    codes = np.load(whole, mmap_mode="r") if clips else np.zeros((0, *shape), np.float16)
-    return Codes(codes, [_label(path, folder) for path, _ in clips], [path for path, _ in clips],
-                 [start for _, start in clips], skipped, damaged)
+    with _remedy(cache):
+        results = dict(sorted(_code_all(jobs, store, limit, n_jobs).items()))
+        clips = [(job, start) for job, result in results.items() for start in result.starts]
+        clips = clips[:limit]
+        codes = _joined_codes(Counter(job for job, _ in clips), store, limit, shape)
+    damaged: dict = {}
+    for job, result in results.items():
+        if result.trouble:
+            report = damaged if result.starts else skipped
+            report[job.path] = result.trouble
+    paths = [job.path for job, _ in clips]
+    starts = [start for _, start in clips]
+    return Codes(codes, [labels[path] for path in paths], paths, starts, skipped, damaged)

@@ -8,9 +8,10 @@ import joblib
 import numpy as np
 import pytest
 import soundfile
-from helpers import tune
+from numpy.testing import assert_array_equal
 
 import Music
+from helpers import tune
 
 distributed = pytest.importorskip("dask.distributed")
 
@@ -33,14 +34,16 @@ def cluster(monkeypatch):
             yield local, client
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_same_codes_to_the_bit(music, cluster, tmp_path):
     here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")
     with joblib.parallel_config(backend="dask"):
         there = Music.get_musics_coded(music, 3, cache=tmp_path / "there")
-    np.testing.assert_array_equal(here.codes, there.codes)
+    assert_array_equal(here.codes, there.codes)
     assert here.paths == there.paths and not there.skipped
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_loses_nothing(music, cluster, tmp_path):
     _, client = cluster
     victim = next(iter(client.scheduler_info()["workers"]))
@@ -48,7 +51,7 @@ def test_a_worker_that_dies_loses_nothing(music, cluster, tmp_path):
     with joblib.parallel_config(backend="dask"):
         coded = Music.get_musics_coded(music, 3, cache=tmp_path / "codes")
     here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")
-    np.testing.assert_array_equal(here.codes, coded.codes)
+    assert_array_equal(here.codes, coded.codes)
 
 
 THREADS = """
@@ -62,9 +65,10 @@ def test_threads_give_the_same_codes_to_the_bit(music, tmp_path):
     here = Music.get_musics_coded(music, 3, n_jobs=1, cache=tmp_path / "here")
     with joblib.parallel_config(backend="threading"):
         there = Music.get_musics_coded(music, 3, n_jobs=4, cache=tmp_path / "there")
-    np.testing.assert_array_equal(here.codes, there.codes)
+    assert_array_equal(here.codes, there.codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["", "Haswell"])    # small products round differently in some
 def test_the_number_of_threads_does_not_change_codes(music, tmp_path, kernel):
     environment = {**os.environ, "PYTHONPATH": str(Music.Path(Music.__file__).parent)}
@@ -75,7 +79,7 @@ def test_the_number_of_threads_does_not_change_codes(music, tmp_path, kernel):
                        env=environment, check=True, capture_output=True)
     one, two = (next((tmp_path / threads).glob("*/all-*.npy")) for threads in ("1", "2"))
     codes = np.load(one)
-    np.testing.assert_array_equal(codes, np.load(two))
+    assert_array_equal(codes, np.load(two))
     bare = Music.get_musics_coded(music, 3, denoise=False, n_jobs=1, cache=tmp_path / "bare")
     assert np.abs(codes - bare.codes).mean() > 0.05    # a floor was found: the gain was at work
 
@@ -86,10 +90,11 @@ def test_a_backend_that_gives_lists_only_does(music, tmp_path, monkeypatch):
     monkeypatch.setattr(ThreadingBackend, "supports_return_generator", False)
     with joblib.parallel_config(backend="threading"):
         there = Music.get_musics_coded(music, 3, limit=5, n_jobs=2, cache=tmp_path / "there")
-    np.testing.assert_array_equal(here.codes, there.codes)
+    assert_array_equal(here.codes, there.codes)
     assert len(there.codes) == 5
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_codes_to_the_bit(music, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     from ray.util.joblib import register_ray
@@ -100,4 +105,4 @@ def test_ray_gives_the_same_codes_to_the_bit(music, tmp_path, monkeypatch):
     with joblib.parallel_config(backend="ray"):
         there = Music.get_musics_coded(music, 3, cache=tmp_path / "there")
     ray.shutdown()
-    np.testing.assert_array_equal(here.codes, there.codes)
+    assert_array_equal(here.codes, there.codes)

@@ -1,0 +1,484 @@
+"""Files, folders and systems that fail: nothing is lost, left out or remembered in silence."""
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.testing import assert_allclose, assert_array_equal
+
+import Music
+from helpers import tune
+
+
+def code(folder, seconds=2, **options):
+    return Music.get_musics_coded(folder, seconds, denoise=False, n_jobs=1, **options)
+
+
+def sound(path, seconds=4.0, seed=0, **options):
+    """Write a tune; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sr = 48000 if path.suffix == ".opus" else Music.SR
+    soundfile.write(path, tune(seconds, sr, seed), sr, **options)
+    return path
+
+
+OPUS = {"format": "OGG", "subtype": "OPUS"}
+FRAMES = {".mp3": {}, ".ogg": {}, ".opus": OPUS, ".flac": {}}
+
+
+# ---------------------------------------------------------------- audio ends before the file does
+
+
+def without_length(mp3):
+    """Drop the first frame, which holds the length, of an MP3's bytes."""
+    sync = mp3[:2]
+    second = mp3.index(sync, 100)
+    return mp3[second:]
+
+
+def test_an_mp3_without_its_length_is_read_to_its_end(tmp_path, rng):
+    sr = 44100
+    y = tune(13.0, sr)
+    y[:sr] = rng.uniform(-0.9, 0.9, sr)   # makes the rest seem short
+    whole, bare = tmp_path / "a.mp3", tmp_path / "b.mp3"
+    soundfile.write(whole, y, sr, bitrate_mode="VARIABLE", compression_level=0.5)
+    bare.write_bytes(without_length(whole.read_bytes()))
+    coded = code(tmp_path)
+    assert coded.paths == [whole] * 6 + [bare] * 6
+    first, second = np.array_split(coded.codes.astype(float), 2)
+    change = np.abs(first[1:] - second[1:])    # 52 ms later
+    assert change.mean() < 0.3
+    assert not coded.damaged
+
+
+@pytest.mark.parametrize("suffix", FRAMES)
+def test_sounds_behind_one_another_in_a_file_are_all_read(tmp_path, suffix):
+    first = sound(tmp_path / f"a{suffix}", seed=1, **FRAMES[suffix])
+    second = sound(tmp_path / f"b{suffix}", seed=2, **FRAMES[suffix])
+    both = tmp_path / f"c{suffix}"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    coded = code(tmp_path)
+    assert coded.paths == [first] * 2 + [second] * 2 + [both] * 4
+    apart, together = np.array_split(coded.codes, 2)
+    assert_array_equal(apart, together)
+    assert not coded.damaged
+
+
+def with_length(path, samples):
+    """Change the length that the header of a FLAC or WAV file gives."""
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".flac":
+        data[22:26] = samples.to_bytes(4, "big")
+    else:
+        at = data.index(b"data") + 4
+        data[at:at + 4] = (2 * samples).to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".wav"])
+@pytest.mark.parametrize("seconds", [0, 3, 100])
+def test_a_wrong_length_in_the_header_loses_nothing_in_silence(tmp_path, suffix, seconds):
+    path = sound(tmp_path / f"a{suffix}", 10.0)
+    with_length(path, seconds * Music.SR)
+    coded = code(tmp_path)
+    said = str(coded.damaged | coded.skipped)
+    assert len(coded.codes) == 5 or "bytes stand behind the end" in said
+    assert (seconds == 3) <= bool(coded.damaged)
+    if (suffix, seconds) == (".flac", 100):
+        assert "ends after 10.0 s, 90.0 s before" in said
+
+
+def test_a_file_that_was_cut_says_how_much_is_missing(tmp_path):
+    path = sound(tmp_path / "a.mp3", 12.0)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    coded = code(tmp_path)
+    assert 2 <= len(coded.codes) <= 3
+    assert "before the end that its header gives" in coded.damaged[path]
+
+
+TAILS = [b"TAG" + b"x" * 125, b"APETAGEX" + b"x" * 5000, bytes(50_000)]
+
+
+@pytest.mark.parametrize("tail", TAILS, ids=["ID3", "APE", "zeros"])
+@pytest.mark.parametrize("suffix", FRAMES)
+def test_tags_and_zeros_behind_the_sound_need_no_word(tmp_path, suffix, tail):
+    path = sound(tmp_path / f"a{suffix}", **FRAMES[suffix])
+    tagged = tmp_path / f"b{suffix}"
+    tagged.write_bytes(path.read_bytes() + tail)
+    coded = code(tmp_path)
+    assert not coded.damaged
+    assert not coded.skipped
+    assert coded.paths == [path] * 2 + [tagged] * 2
+    first, second = np.array_split(coded.codes, 2)
+    assert_array_equal(first, second)
+
+
+def test_further_chunks_of_a_wav_file_need_no_word(tmp_path):
+    path = sound(tmp_path / "a.wav")
+    with path.open("ab") as file:
+        file.write(b"id3 " + (9000).to_bytes(4, "little") + b"x" * 9000)
+    coded = code(tmp_path)
+    assert len(coded.codes) == 2 and not coded.damaged
+
+
+# ---------------------------------------------------------------- files that nobody mentions
+
+
+def test_a_genre_on_another_drive_is_coded_under_its_link(folder, tmp_path):
+    sound(tmp_path / "drive" / "b.flac")
+    (folder / "blues").symlink_to(tmp_path / "drive")
+    coded = code(folder)
+    assert coded.labels == ["blues"] * 2 + ["jazz"] * 2 + ["rock"] * 2
+    assert coded.paths[0] == folder / "blues" / "b.flac"
+
+
+def test_links_to_what_is_coded_already_are_named(folder):
+    (folder / "jazz" / "loop").symlink_to(folder)
+    (folder / "again").symlink_to(folder / "rock")
+    coded = code(folder)
+    assert coded.labels == ["jazz"] * 2 + ["rock"] * 2
+    assert set(coded.skipped) == {folder / "again", folder / "jazz" / "loop"}
+    assert all("listed already" in reason for reason in coded.skipped.values())
+
+
+def test_broken_links_and_other_things_are_named(folder):
+    (folder / "gone.mp3").symlink_to(folder / "nowhere.mp3")
+    (folder / "self").symlink_to("self")
+    os.mkfifo(folder / "pipe.wav")
+    reasons = code(folder).skipped
+    assert "broken link" in reasons[folder / "gone.mp3"]
+    assert "broken link" in reasons[folder / "self"]
+    assert "neither" in reasons[folder / "pipe.wav"]
+
+
+def test_a_folder_without_permission_is_named(folder, monkeypatch):
+    real = os.listdir
+
+    def listdir(path):
+        if Path(path).name == "rock":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    coded = code(folder)
+    assert coded.labels == ["jazz"] * 2
+    assert "Permission denied" in coded.skipped[folder / "rock"]
+    shutil.rmtree(folder / "jazz")
+    with pytest.raises(ValueError, match=r"no audio.*rock.*Permission denied"):
+        code(folder)
+
+
+def test_everything_below_the_folder_is_coded_or_named(folder, tmp_path):
+    sound(tmp_path / "drive" / "deep" / "er" / "b.ogg")
+    (folder / "link").symlink_to(tmp_path / "drive")
+    (folder / "link" / "back").symlink_to(folder)
+    (folder / "notes.txt").write_text("x")
+    (folder / "empty.wav").touch()
+    (folder / ".hidden.wav").touch()
+    coded = code(folder)
+    named = {path.name for path in (*coded.paths, *coded.skipped)}
+    assert named == {"a.flac", "b.ogg", "back", "notes.txt", "empty.wav"}
+
+
+def test_stored_codes_inside_the_folder_are_not_named(folder):
+    code(folder, cache=folder / "codes")
+    assert not code(folder, cache=folder / "codes").skipped
+
+
+# ---------------------------------------------------------------- a passing failure
+
+
+@pytest.mark.parametrize("failure", [MemoryError, PermissionError, OSError, RuntimeError])
+def test_a_passing_failure_is_not_remembered(folder, monkeypatch, failure):
+    real = Music.decode_blocks
+
+    def fails(path, sr):
+        with contextlib.closing(real(path, sr)) as blocks:
+            yield next(blocks)
+            if path.parent.name == "rock":
+                raise failure("the system's fault")
+            yield from blocks
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Music, "decode_blocks", fails)
+        coded = code(folder)
+    assert coded.labels == ["jazz"] * 2
+    assert failure.__name__ in coded.skipped[folder / "rock" / "a.flac"]
+    coded = code(folder)
+    assert coded.labels == ["jazz"] * 2 + ["rock"] * 2 and not coded.skipped
+
+
+class FailingDrive:
+    """A file whose drive fails after some bytes."""
+
+    def __init__(self, path, mode, buffering):
+        self.file = Path(path).open(mode, buffering)   # noqa: SIM115
+        self.read = self.file.read
+        self.seek = self.file.seek
+        self.tell = self.file.tell
+        self.left = 20_000
+
+    def readinto(self, buffer):
+        self.left -= len(buffer)
+        if self.left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return self.file.readinto(buffer)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+@pytest.mark.parametrize("suffix", FRAMES)
+def test_a_drive_that_fails_is_not_the_end_of_a_file(tmp_path, monkeypatch, suffix):
+    path = sound(tmp_path / f"a{suffix}", 12.0, **FRAMES[suffix])
+    monkeypatch.setattr(Music, "open", FailingDrive, raising=False)
+    monkeypatch.setattr(Music, "DESCRIPTORS", False)
+    with pytest.raises(OSError, match="Input/output"):
+        list(Music.audio_clips(path, 2))
+
+
+@pytest.mark.parametrize("number, kind", [(2, OSError), (17, MemoryError)])
+def test_the_decoder_tells_failures_of_the_system(tmp_path, monkeypatch, number, kind):
+    path = sound(tmp_path / "a.mp3")
+
+    def read(*arguments, **options):
+        raise soundfile.LibsndfileError(number)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
+    with pytest.raises(kind):
+        list(Music.audio_clips(path, 2))
+
+
+@pytest.mark.parametrize("suffix", FRAMES)
+def test_a_file_without_descriptor_gives_the_same(tmp_path, monkeypatch, suffix):
+    path = sound(tmp_path / f"a{suffix}", **FRAMES[suffix])
+    expected = list(Music.audio_clips(path, 2))
+    monkeypatch.setattr(Music, "DESCRIPTORS", False)
+    assert_array_equal(list(Music.audio_clips(path, 2)), expected)
+
+
+def test_an_interrupt_while_decoding_is_not_the_end_of_a_file(tmp_path, monkeypatch):
+    path = sound(tmp_path / "a.mp3", 12.0)
+    real = Music._Part.readinto
+
+    def interrupted(self, buffer):
+        signal.raise_signal(signal.SIGINT)
+        return real(self, buffer)
+
+    monkeypatch.setattr(Music._Part, "readinto", interrupted)
+    monkeypatch.setattr(Music, "DESCRIPTORS", False)
+    with pytest.raises(KeyboardInterrupt):
+        list(Music.audio_clips(path, 2))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_verdicts_last_but_not_beyond_the_decoder(folder, monkeypatch):
+    (folder / "text.mp3").write_text("no music here " * 100)
+    work = []
+    real = Music.code_clips
+    monkeypatch.setattr(Music, "code_clips", lambda path, *a: work.append(path) or real(path, *a))
+    assert "not audio" in code(folder).skipped[folder / "text.mp3"]
+    code(folder)
+    assert len(work) == 3
+    monkeypatch.setattr(soundfile, "__libsndfile_version__", "9.9")
+    code(folder)
+    assert len(work) == 6
+
+
+def test_codes_are_made_again_with_other_weights(folder, tmp_path, monkeypatch):
+    first = Music.get_musics_coded(folder, 2, n_jobs=1)
+    monkeypatch.setattr(Music, "WEIGHTS", tmp_path / "missing.npz")
+    second = Music.get_musics_coded(folder, 2, n_jobs=1)
+    assert Path(first.codes.filename).parent != Path(second.codes.filename).parent
+
+
+# ---------------------------------------------------------------- neighbours
+
+
+def test_a_sidecar_beside_a_good_file_changes_nothing(tmp_path):
+    path = sound(tmp_path / "a.mp3")
+    expected = np.array(code(tmp_path, cache=tmp_path / ".before").codes)
+    sidecar = b"\0\5\x16\7\0\2\0\0Mac OS X        \0\2\0\0\0\x09\0\0\0\x32\0\0\0\xb0"
+    (tmp_path / "._a.mp3").write_bytes(sidecar + bytes(200))
+    assert not path.read_bytes().startswith(b"ID3")
+    coded = code(tmp_path)
+    assert not coded.skipped
+    assert_array_equal(coded.codes, expected)
+
+
+# ---------------------------------------------------------------- messages with a remedy
+
+
+def test_a_cache_that_cannot_be_written_names_the_way_out(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"argument cache.*file"):
+        code(folder, cache=tmp_path / "file" / "codes")
+
+
+def test_a_full_disk_names_path_and_way_out(folder, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"No space left.*argument cache.*\.codes") as caught:
+        code(folder)
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(folder.rglob("*.part*"))
+
+
+def test_channels_that_cancel_are_coded_by_the_first(tmp_path):
+    y = tune(4.0)
+    inverted = np.stack([y, -y], 1)
+    soundfile.write(tmp_path / "a.wav", y, Music.SR)
+    soundfile.write(tmp_path / "b.wav", inverted, Music.SR)
+    soundfile.write(tmp_path / "c.mp3", inverted, Music.SR)
+    coded = code(tmp_path)
+    names = [path.stem for path in coded.paths]
+    assert names == list("aabbcc")
+    one, exact, lossy = np.array_split(coded.codes.astype(float), 3)
+    assert_array_equal(one, exact)
+    heard = one > 0.3
+    assert_allclose(one[heard], lossy[heard], atol=0.2)
+
+
+def test_ordinary_stereo_is_the_mean_of_its_channels(tmp_path, rng):
+    y = np.stack([tune(4.0, seed=1), tune(4.0, seed=2)], 1)
+    soundfile.write(tmp_path / "a.wav", y, Music.SR, subtype="FLOAT")
+    clip, = Music.audio_clips(tmp_path / "a.wav", 4)
+    assert_allclose(clip, y.mean(1), atol=1e-7)
+
+
+@pytest.fixture
+def published(tmp_path):
+    """FMA as published: folders of numbers."""
+    for name in ("000/000002", "000/000005", "012/012345"):
+        sound(tmp_path / "fma_small" / f"{name}.mp3", 2.0)
+    return tmp_path / "fma_small"
+
+
+def write_metadata(path):
+    tracks = (",set,track\n,subset,genre_top\ntrack_id,,\n"
+              "2,small,Hip-Hop\n5,small,Rock\n12345,small,Old-Time / Historic\n")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fma_metadata/tracks.csv", tracks)
+
+
+@pytest.mark.parametrize("folder, place", [("fma_small", "fma_small"), ("fma_small", "."),
+                                           (".", ".")])
+def test_tracks_of_fma_as_published_get_their_genres(published, folder, place):
+    write_metadata(published.parent / place / "fma_metadata.zip")
+    coded = code(published.parent / folder)
+    assert coded.labels == ["Hip-Hop", "Rock", "Old-Time_Historic"]
+
+
+def test_tracks_of_fma_without_metadata_are_warned_of(published):
+    with pytest.warns(UserWarning, match=r"fma_metadata\.zip.*download_fma_small"):
+        assert code(published).labels == ["000", "000", "012"]
+
+
+def test_tracks_that_the_metadata_lacks_are_warned_of(published):
+    write_metadata(published / "fma_metadata.zip")
+    sound(published / "012" / "012999.mp3", 2.0)
+    with pytest.warns(UserWarning, match=r"no genre of 1 tracks.*012999"):
+        assert code(published).labels[-1] == "unknown"
+
+
+def test_own_folders_keep_their_names_whatever_the_files_are_called(tmp_path, recwarn):
+    sound(tmp_path / "jazz" / "000002.mp3", 2.0)
+    sound(tmp_path / "000" / "tune.mp3", 2.0)
+    assert code(tmp_path).labels == ["000", "jazz"] and not recwarn.list
+
+
+def test_the_folder_at_hand_has_a_name(tmp_path, monkeypatch):
+    sound(tmp_path / "a.wav", 2.0)
+    monkeypatch.chdir(tmp_path)
+    assert code(".").labels == [tmp_path.name]
+
+
+@pytest.mark.parametrize("wrong, error", [
+    ({"seconds": "30"}, TypeError), ({"seconds": None}, TypeError), ({"n_mels": 64.0}, TypeError),
+    ({"limit": 2.5}, TypeError), ({"denoise": "no"}, TypeError),
+    ({"seconds": float("nan")}, ValueError), ({"seconds": float("inf")}, ValueError),
+    ({"seconds": 1e-6}, ValueError)])
+def test_arguments_of_another_kind_are_named(folder, wrong, error):
+    with pytest.raises(error, match=next(iter(wrong))):
+        Music.get_musics_coded(folder, **wrong)
+
+
+# ---------------------------------------------------------------- what stays on disk
+
+
+def arrays(folder):
+    return list(folder.glob(".codes/*/all-*.npy"))
+
+
+def test_a_growing_folder_keeps_one_array_and_harms_none_in_use(tmp_path):
+    earlier = []
+    for i in range(5):
+        sound(tmp_path / f"{i}.flac", 2.0, seed=i)
+        earlier.append(code(tmp_path).codes)
+        assert len(arrays(tmp_path)) == 1
+    for i, codes in enumerate(earlier):
+        assert_array_equal(codes, earlier[-1][:i + 1])
+    code(tmp_path, limit=2)
+    assert len(code(tmp_path).codes) == 5 and len(arrays(tmp_path)) == 2
+
+
+def test_leftovers_of_killed_processes_go_and_files_at_work_stay(folder):
+    code(folder)
+    store = arrays(folder)[0].parent
+    old, fresh = store / ".a.part.npz", store / ".b.part.npy"
+    for part in (old, fresh):
+        part.touch()
+    long_ago = time.time() - 2 * Music.LEFTOVER_AGE
+    os.utime(old, (long_ago, long_ago))
+    code(folder)
+    assert not old.exists() and fresh.exists()
+
+
+def test_a_finished_folder_opens_without_its_stores(folder, monkeypatch):
+    (folder / "empty.wav").touch()
+    first = code(folder)
+    monkeypatch.setattr(Music, "_read_store", lambda job: pytest.fail("opened"))
+    again = code(folder)
+    assert_array_equal(first.codes, again.codes)
+    assert first[1:] == again[1:]
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "index"])
+def test_what_was_lost_from_the_cache_is_made_again(folder, damage):
+    expected = np.array(code(folder).codes)
+    for path in arrays(folder):
+        path.unlink()
+    if damage == "index":
+        next(folder.glob(".codes/*/index.json")).write_text("{")
+    for store in folder.glob(".codes/*/*.npz"):
+        if damage == "lost":
+            store.unlink()
+        elif damage == "cut":
+            store.write_bytes(b"PK")
+    assert_array_equal(code(folder).codes, expected)
+
+
+def test_starts_lead_to_the_exact_clip(tmp_path):
+    y = tune(8.0)
+    y[4 * Music.SR:6 * Music.SR] = 0    # the third clip is silent and left out
+    soundfile.write(tmp_path / "a.wav", y, Music.SR)
+    coded = code(tmp_path)
+    assert coded.starts == [0, 2, 6]
+    number = round(coded.starts[2] / 2)
+    clip = next(itertools.islice(Music.audio_clips(coded.paths[2], 2), number, None))
+    expected = Music.code_from_mel(Music.mel_spectrogram(clip))
+    assert_allclose(coded.codes[2], expected, atol=1e-3)
