@@ -752,6 +752,9 @@ SLOPES = (0.8, 0.9, 1.0, 1.1, 1.2)
 PRESENCE = (33.7, -2.4, -0.5, -2.7, 46.0)
 LIFT = (2.8, 0.4)    # dB by which music lifts the level: 2.8 gap - 0.4
 TINY = 1e-30         # instead of 0, for logarithms
+CUT_FALL = 100.0     # factor of power, 20 dB, by which a codec's or resampler's cut falls ...
+CUT_BANDS = 16       # ... from so many bands below it
+LEAST_BANDS = 12     # below the cut: fewer tell nothing
 
 
 @functools.lru_cache(maxsize=16)
@@ -787,6 +790,29 @@ def _cells(power, n_fft, sr):
     bins = bands * BAND_BINS
     flat = power[:bins, :times * TILE_FRAMES] / pink_template(n_fft, sr)[:bins]
     return flat.reshape(bands, BAND_BINS, times, TILE_FRAMES)
+
+
+def _bands_below_cut(tiles):
+    """Count the bands below a codec's or resampler's cut: all of them where there is none.
+
+    A cut is a sharp fall that holds over the whole clip: all that is above, even at its loudest,
+    is far below what the bands under it hold at their quietest. Dark music is no such case: its
+    pauses are as empty below.
+    """
+    bands = len(tiles)
+    quiet = np.quantile(tiles, Q_TIME, axis=1)
+    loud = np.quantile(tiles, 1 - Q_TIME, axis=1)
+    loudest_above = np.maximum.accumulate(loud[::-1])[::-1]
+    fallen = loudest_above * CUT_FALL < quiet.max()
+    for first in np.flatnonzero(fallen):
+        if first < LEAST_BANDS:
+            continue
+        around = quiet[max(0, first - CUT_BANDS):first]
+        filled = np.median(around)
+        if loudest_above[first] * CUT_FALL < filled:
+            whole = np.flatnonzero(quiet[:first] > filled / 2)   # the slope of the cut is left out
+            return max(whole[-1], LEAST_BANDS)
+    return bands
 
 
 def _level(tiles, tilt=1.0):
@@ -894,9 +920,12 @@ def floor_measures(
     """
     cells = _cells(power, n_fft, sr)
     tiles = cells.mean(1).mean(2)
-    bands, times = tiles.shape
+    times = tiles.shape[1]
     if times < 4 or not tiles.any():
         return NOTHING_MEASURED
+    bands = _bands_below_cut(tiles)
+    cells = cells[:bands]
+    tiles = tiles[:bands]
     low = np.quantile(tiles, Q_TIME, axis=1)
     tilts = _tilts(n_fft, sr, bands)
     levels, above = np.quantile(low * tilts, (Q_BANDS, 0.2), axis=1)
@@ -1178,7 +1207,7 @@ def remove_pink_noise(y: np.ndarray, sr: float = SR) -> np.ndarray:
 def _window_at(sr):
     """Samples of a window that lasts about as long as `N_FFT` samples do at `SR`."""
     octaves = round(np.log2(sr / SR))
-    return N_FFT * 2 ** max(0, octaves)
+    return N_FFT * 2 ** max(-3, octaves)
 
 
 def si_sdr(estimate: np.ndarray, truth: np.ndarray) -> float:
