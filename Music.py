@@ -1207,7 +1207,7 @@ def remove_pink_noise(y: np.ndarray, sr: float = SR) -> np.ndarray:
 def _window_at(sr):
     """Samples of a window that lasts about as long as `N_FFT` samples do at `SR`."""
     octaves = round(np.log2(sr / SR))
-    return N_FFT * 2 ** max(-3, octaves)
+    return int(N_FFT * 2.0 ** max(-3, octaves))
 
 
 def si_sdr(estimate: np.ndarray, truth: np.ndarray) -> float:

@@ -23,10 +23,15 @@ from pathlib import Path
 import librosa
 import numpy as np
 import torch
-from helpers import ROOT  # noqa: F401  (puts the project on the path)
-from notebook_definitions import load
 
-import Music
+ROOT = Path(__file__).resolve().parents[2]
+for place in (ROOT / "tests", ROOT):     # so that the script runs from any folder
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+
+from notebook_definitions import load  # noqa: E402
+
+import Music  # noqa: E402
 
 MIXES, CELLS, SECONDS = 1300, 5000, 10
 HIDDEN, STEPS = {"bins": 48, "bands": 16}, {"bins": 1200, "bands": 1500}
@@ -50,7 +55,11 @@ def excerpts(path, which=(1, 4, 9)):
 
 
 def mixed(y, snr_db, seed):
-    """Add pink noise: the mix and the noise, float32."""
+    """Add pink noise: the mix and the noise, float32.
+
+    The level holds in expectation, over the noise's true variance of 1, as in what is recorded;
+    `Music.add_pink_noise` sets it exactly and does not tell the noise.
+    """
     noise = Music.pink_noise(len(y), seed)
     noise *= np.sqrt(np.mean(y ** 2) / 10 ** (snr_db / 10))
     return (y + noise).astype(np.float32), noise.astype(np.float32)
