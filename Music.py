@@ -696,14 +696,17 @@ STFT_BLOCK = 16      # frames that stay in the processor's cache
 
 def stft_power(y: np.ndarray, n_fft: int, hop_length: int) -> np.ndarray:
     """Power of the STFT of a waveform (n,): `[shape=(1 + n_fft / 2, t)]`, float32."""
-    window = scipy.signal.get_window("hann", n_fft).astype(np.float32)
-    padded = np.pad(np.asarray(y, np.float32), n_fft // 2)
+    window = scipy.signal.get_window("hann", n_fft)
+    window = window.astype(np.float32)
+    y = np.asarray(y, np.float32)
+    padded = np.pad(y, n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)
     frames = frames[::hop_length]
     power = np.empty((1 + n_fft // 2, len(frames)), np.float32)
     for first in range(0, len(frames), STFT_BLOCK):
         block = slice(first, first + STFT_BLOCK)
-        spectra = scipy.fft.rfft(frames[block] * window, workers=1)
+        windowed = frames[block] * window
+        spectra = scipy.fft.rfft(windowed, workers=1)
         parts = spectra.view(np.float32).T    # real and imaginary parts in turn
         parts *= parts
         real = parts[::2]
@@ -1558,23 +1561,35 @@ def spectral_peaks(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     db = db_from_code(codes)
     hz = mel_bands_hz(db.shape[1])
     low, high = np.searchsorted(hz, TONAL_HZ)
-    far = db[:, low - 2:high - 2]
-    left = db[:, low - 1:high - 1]
-    here = db[:, low:high]
-    right = db[:, low + 1:high + 1]
-    other = db[:, low + 2:high + 2]
-    floor = np.maximum(db.max(1, keepdims=True) - PEAK_DEPTH, DB_RANGE[0] + 1)
-    peak = (here > left) & (here >= right) & (here > floor)
-    peak &= here > np.maximum(far, other) + PROMINENCE
-    pedestal = 10 ** (np.minimum(far, other) / 10)
+    far, left, here, right, other = _neighbours(db, low, high)
+    strongest = db.max(1, keepdims=True)
+    floor = np.maximum(strongest - PEAK_DEPTH, DB_RANGE[0] + 1)
+    beside = np.maximum(far, other)
+    peak = here > left
+    peak &= here >= right
+    peak &= here > floor
+    peak &= here > beside + PROMINENCE
+    lower = np.minimum(far, other)
+    pedestal = 10 ** (lower / 10)
     power = 0
     weighted = 0
     for step, band in ((-1, left), (0, here), (1, right)):
-        weight = np.maximum(10 ** (band / 10) - pedestal, 0)
+        excess = 10 ** (band / 10) - pedestal
+        weight = np.maximum(excess, 0)
         power = power + weight
-        weighted = weighted + weight * hz[low + step:high + step, None]
+        hz_of_band = hz[low + step:high + step]
+        weighted = weighted + weight * hz_of_band[:, None]
     centroid = weighted / np.maximum(power, 1e-9)
     return peak, centroid, np.where(peak, power, 0)
+
+
+def _neighbours(db, low, high):
+    """Bands from `low` to `high`, and those one and two below and above, from below."""
+    shifted = []
+    for step in range(-2, 3):
+        band = db[:, low + step:high + step]
+        shifted.append(band)
+    return shifted
 
 
 def mel_bands_hz(n_mels: int) -> np.ndarray:
@@ -1589,15 +1604,21 @@ def tuning_and_chroma(codes: np.ndarray) -> dict[str, np.ndarray]:
     Each partial counts once: by power, music half a semitone up stands out less (d' 3.4, not 3.9).
     """
     peak, hz, power = spectral_peaks(codes)
-    pitch = 69 + 12 * np.log2(np.where(peak, hz, 440) / 440)
+    heard = np.where(peak, hz, 440)
+    pitch = 69 + 12 * np.log2(heard / 440)
     nearest = np.round(pitch)
     count = peak.sum((1, 2))
-    tuned = peak & (np.abs(pitch - nearest) < 1 / 6)
-    share = tuned.sum((1, 2)) / np.maximum(count, 1)
+    off = np.abs(pitch - nearest)
+    tuned = peak & (off < 1 / 6)
+    tuned_count = tuned.sum((1, 2))
+    share = tuned_count / np.maximum(count, 1)
     code = np.arange(len(codes))[:, None, None]
-    cell = 12 * code + nearest.astype(int) % 12
+    pitch_class = nearest.astype(int) % 12
+    cell = 12 * code + pitch_class
     magnitude = np.sqrt(power)
-    chroma = np.bincount(cell.ravel(), magnitude.ravel(), 12 * len(codes)).reshape(-1, 12)
+    cells = 12 * len(codes)
+    chroma = np.bincount(cell.ravel(), magnitude.ravel(), cells)
+    chroma = chroma.reshape(-1, 12)
     entropy = np.full(len(codes), np.nan)
     tonal = count > 0
     if tonal.any():
@@ -1611,16 +1632,19 @@ def rhythm_measures(codes: np.ndarray) -> dict[str, np.ndarray]:
     Onset: flux is the largest of three frames and `ONSET_DB` above the mean of five (Boeck 2012).
     """
     db = db_from_code(codes)
-    flux = np.maximum(np.diff(db, axis=2), 0).mean(1)
+    change = np.diff(db, axis=2)
+    flux = np.maximum(change, 0).mean(1)
     five = np.lib.stride_tricks.sliding_window_view(flux, 5, axis=1)
     middle = five[..., 2]
-    largest = middle >= five[..., 1:4].max(2)
-    onset = largest & (middle >= five.mean(2) + ONSET_DB)
+    three = five[..., 1:4]
+    onset = middle >= three.max(2)
+    onset &= middle >= five.mean(2) + ONSET_DB
     kurtosis = np.full(len(flux), -3.0)
     moving = flux.var(1) > STEADY
     if moving.any():
         kurtosis[moving] = scipy.stats.kurtosis(flux[moving], axis=1)
-    level = 10 * np.log10((10 ** (db / 10)).sum(1))
+    power = 10 ** (db / 10)
+    level = 10 * np.log10(power.sum(1))
     low, high = np.quantile(level, (0.05, 0.95), axis=1)
     return {"onsets/s": onset.mean(1) * SR / HOP_LENGTH,
             "flux kurtosis": kurtosis,
