@@ -79,10 +79,16 @@ def cells_of_waveform(y, noisy, noise, floor, rng):
     chance = 1 / np.maximum(np.arange(len(X)), 4.0)
     chance[0] = 0
     chance /= chance.sum()
-    k, t = rng.choice(len(X), CELLS, p=chance), rng.integers(0, X.shape[1], CELLS)
+    k = rng.choice(len(X), CELLS, p=chance)
+    t = rng.integers(0, X.shape[1], CELLS)
     weight = expected[k] / chance[k]
-    X, Y, scale = X[k, t], Y[k, t], weight / weight.mean() / expected[k]
-    return x[:, k, t], np.stack([np.abs(X) ** 2, (X * Y.conj()).real, np.abs(Y) ** 2]) * scale
+    scale = weight / weight.mean() / expected[k]
+    X = X[k, t]
+    Y = Y[k, t]
+    mixed_power = np.abs(X) ** 2
+    shared_power = (X * Y.conj()).real
+    clean_power = np.abs(Y) ** 2
+    return x[:, k, t], np.stack([mixed_power, shared_power, clean_power]) * scale
 
 
 def cells_of_bands(y, noisy, noise, floor, rng):
@@ -91,13 +97,18 @@ def cells_of_bands(y, noisy, noise, floor, rng):
     filters = Music.mel_filters(Music.SR, Music.N_FFT, Music.N_MELS)
     mel, clean = filters @ power, Music.mel_spectrogram(y)
     ratio = mel / (filters @ floor.power())
-    hz = Music.mel_to_hz(np.arange(1, Music.N_MELS + 1) / (Music.N_MELS + 1)
-                         * Music.hz_to_mel(Music.SR / 2))
+    hz = Music.mel_centres(Music.SR, Music.N_MELS)
     x = Music.gain_features(ratio, hz, "bands", float(ratio.mean()))
-    k, t = rng.integers(0, mel.shape[0], CELLS), rng.integers(0, mel.shape[1], CELLS)
+    bands, frames = mel.shape
+    k = rng.integers(0, bands, CELLS)
+    t = rng.integers(0, frames, CELLS)
     foot = 10 * np.log10(clean.max()) - 80
-    return x[:, k, t], np.stack([np.maximum(10 * np.log10(np.maximum(m[k, t], 1e-12)), foot)
-                                 for m in (mel, clean)] + [np.full(CELLS, foot)])
+    targets = []
+    for matrix in (mel, clean):
+        db = 10 * np.log10(np.maximum(matrix[k, t], 1e-12))
+        targets.append(np.maximum(db, foot))
+    targets.append(np.full(CELLS, foot))
+    return x[:, k, t], np.stack(targets)
 
 
 def describe(y, snr_db, seed):
@@ -162,8 +173,11 @@ def train(folder, out):
     gan = load("HW_04_music_gan")
     writer = gan.SummaryWriter(str(out))
     writer.add_text("data", f"{Path(folder).name}: {len(audio)} tracks, {len(clips)} clips")
-    weights = {f"{kind}{i}": matrix for kind, cells in zip(("bins", "bands"), zip(*mixes))
-               for i, matrix in enumerate(fit(kind, np.stack(cells), writer))}
+    weights = {}
+    for column, kind in enumerate(("bins", "bands")):
+        cells = np.stack([mix[column] for mix in mixes])
+        for layer, matrix in enumerate(fit(kind, cells, writer)):
+            weights[f"{kind}{layer}"] = matrix
     gan.close_run(writer, "pink-gain")
     with Music.atomic(Path(out) / "gain.npz") as part:
         np.savez(part, **weights)
