@@ -84,3 +84,8 @@ def test_any_number_of_frames_gives_sound_of_that_length(frames, seed):
 def test_what_is_no_code_is_refused(code):
     with pytest.raises(ValueError, match="a code is a matrix"):
         Music.music_from_code(code)
+
+
+def test_integers_are_no_code():
+    with pytest.raises(TypeError, match="uint8"):
+        Music.music_from_code(np.zeros((128, 3), np.uint8))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-from helpers import ROOT  # noqa: F401  (puts the project on the path)
 from train_gain import excerpts
 
 import Music

@@ -24,8 +24,7 @@ import librosa
 import numpy as np
 import scipy.signal
 import scipy.special
-from helpers import ROOT
-from train_gain import excerpts, is_held_out, mixed
+from train_gain import ROOT, excerpts, is_held_out, mixed
 
 import Music
 

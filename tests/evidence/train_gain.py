@@ -23,10 +23,15 @@ from pathlib import Path
 import librosa
 import numpy as np
 import torch
-from helpers import ROOT  # noqa: F401  (puts the project on the path)
-from notebook_definitions import load
 
-import Music
+ROOT = Path(__file__).resolve().parents[2]
+for place in (ROOT / "tests", ROOT):     # so that the script runs from any folder
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+
+from notebook_definitions import load  # noqa: E402
+
+import Music  # noqa: E402
 
 MIXES, CELLS, SECONDS = 1300, 5000, 10
 HIDDEN, STEPS = {"bins": 48, "bands": 16}, {"bins": 1200, "bands": 1500}
@@ -50,7 +55,11 @@ def excerpts(path, which=(1, 4, 9)):
 
 
 def mixed(y, snr_db, seed):
-    """Add pink noise: the mix and the noise, float32."""
+    """Add pink noise: the mix and the noise, float32.
+
+    The level holds in expectation, over the noise's true variance of 1, as in what is recorded;
+    `Music.add_pink_noise` sets it exactly and does not tell the noise.
+    """
     noise = Music.pink_noise(len(y), seed)
     noise *= np.sqrt(np.mean(y ** 2) / 10 ** (snr_db / 10))
     return (y + noise).astype(np.float32), noise.astype(np.float32)
@@ -70,10 +79,16 @@ def cells_of_waveform(y, noisy, noise, floor, rng):
     chance = 1 / np.maximum(np.arange(len(X)), 4.0)
     chance[0] = 0
     chance /= chance.sum()
-    k, t = rng.choice(len(X), CELLS, p=chance), rng.integers(0, X.shape[1], CELLS)
+    k = rng.choice(len(X), CELLS, p=chance)
+    t = rng.integers(0, X.shape[1], CELLS)
     weight = expected[k] / chance[k]
-    X, Y, scale = X[k, t], Y[k, t], weight / weight.mean() / expected[k]
-    return x[:, k, t], np.stack([np.abs(X) ** 2, (X * Y.conj()).real, np.abs(Y) ** 2]) * scale
+    scale = weight / weight.mean() / expected[k]
+    X = X[k, t]
+    Y = Y[k, t]
+    mixed_power = np.abs(X) ** 2
+    shared_power = (X * Y.conj()).real
+    clean_power = np.abs(Y) ** 2
+    return x[:, k, t], np.stack([mixed_power, shared_power, clean_power]) * scale
 
 
 def cells_of_bands(y, noisy, noise, floor, rng):
@@ -82,13 +97,18 @@ def cells_of_bands(y, noisy, noise, floor, rng):
     filters = Music.mel_filters(Music.SR, Music.N_FFT, Music.N_MELS)
     mel, clean = filters @ power, Music.mel_spectrogram(y)
     ratio = mel / (filters @ floor.power())
-    hz = Music.mel_to_hz(np.arange(1, Music.N_MELS + 1) / (Music.N_MELS + 1)
-                         * Music.hz_to_mel(Music.SR / 2))
+    hz = Music.mel_centres(Music.SR, Music.N_MELS)
     x = Music.gain_features(ratio, hz, "bands", float(ratio.mean()))
-    k, t = rng.integers(0, mel.shape[0], CELLS), rng.integers(0, mel.shape[1], CELLS)
+    bands, frames = mel.shape
+    k = rng.integers(0, bands, CELLS)
+    t = rng.integers(0, frames, CELLS)
     foot = 10 * np.log10(clean.max()) - 80
-    return x[:, k, t], np.stack([np.maximum(10 * np.log10(np.maximum(m[k, t], 1e-12)), foot)
-                                 for m in (mel, clean)] + [np.full(CELLS, foot)])
+    targets = []
+    for matrix in (mel, clean):
+        db = 10 * np.log10(np.maximum(matrix[k, t], 1e-12))
+        targets.append(np.maximum(db, foot))
+    targets.append(np.full(CELLS, foot))
+    return x[:, k, t], np.stack(targets)
 
 
 def describe(y, snr_db, seed):
@@ -153,8 +173,11 @@ def train(folder, out):
     gan = load("HW_04_music_gan")
     writer = gan.SummaryWriter(str(out))
     writer.add_text("data", f"{Path(folder).name}: {len(audio)} tracks, {len(clips)} clips")
-    weights = {f"{kind}{i}": matrix for kind, cells in zip(("bins", "bands"), zip(*mixes))
-               for i, matrix in enumerate(fit(kind, np.stack(cells), writer))}
+    weights = {}
+    for column, kind in enumerate(("bins", "bands")):
+        cells = np.stack([mix[column] for mix in mixes])
+        for layer, matrix in enumerate(fit(kind, cells, writer)):
+            weights[f"{kind}{layer}"] = matrix
     gan.close_run(writer, "pink-gain")
     with Music.atomic(Path(out) / "gain.npz") as part:
         np.savez(part, **weights)

@@ -1,0 +1,126 @@
+"""Fit again the constants with which Music.py decides whether there is a pink floor.
+
+    python tests/evidence/fit_floor.py folder/of/clean/music [--tracks 150]
+
+Floors of recorded excerpts of 10 s are measured, without noise and with pink noise at 0 to
+20 dB. PRESENCE is a logistic regression on tracks that are not held out (`is_held_out`); LIFT is
+a line by least squares, through what music adds to the level as bands disagree. Prints fitted
+beside shipped values with the errors of each on the held-out tracks, and records them in
+`runs/recorded/pink-gain/floor.json`. Nothing in Music.py changes: codes depend on its constants.
+"""
+
+import argparse
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from train_gain import ROOT, excerpts, is_held_out
+
+import Music
+
+LEVELS = (0, 5, 10, 15, 20)     # dB
+RECORD = ROOT / "runs" / "recorded" / "pink-gain" / "floor.json"
+
+
+def evidence(found):
+    """What the logistic function weighs: a 1 and four measures."""
+    log_gap = np.log(found.gap + 0.05)
+    log_drift = np.log(found.drift + 0.05)
+    return [1.0, log_gap, log_drift, found.depth / 10, found.grain]
+
+
+def measure(path, seed):
+    """Rows of a track: level in dB (None: clean), evidence, gap, dB by which the level is high."""
+    rows = []
+    for y in excerpts(path, (4,)):
+        for snr in (None, *LEVELS):
+            mix = y if snr is None else Music.add_pink_noise(y, snr, seed)
+            power = Music.stft_power(mix, Music.N_FFT, Music.HOP_LENGTH)
+            found = Music.floor_measures(power)
+            if found.gap > 3:       # never believed, whatever the constants
+                rows.append({"snr": snr, "gap": None})
+                continue
+            row = {"snr": snr, "gap": float(found.gap), "evidence": evidence(found)}
+            if snr is not None:
+                variance = np.mean(np.square(y)) / 10 ** (snr / 10)
+                row["lift"] = float(10 * np.log10(found.level / variance))
+            rows.append(row)
+    return rows
+
+
+def fit_presence(rows):
+    """Constant and four weights that tell noisy from clean excerpts."""
+    rows = [row for row in rows if row["gap"] is not None]
+    x = np.array([row["evidence"] for row in rows])
+    noisy = np.array([row["snr"] is not None for row in rows])
+    model = LogisticRegression(C=1e4, class_weight="balanced", fit_intercept=False, max_iter=20000)
+    return model.fit(x, noisy).coef_[0]
+
+
+def fit_lift(rows):
+    """Slope and offset of the line through the lift by the gap: lift = slope gap - offset."""
+    rows = [row for row in rows if row.get("lift") is not None]
+    gap = np.array([row["gap"] for row in rows])
+    lift = np.array([row["lift"] for row in rows])
+    slope, constant = np.polyfit(gap, lift, 1)
+    return np.array([slope, -constant])
+
+
+def believed(row, presence):
+    """Whether a floor is believed at all, as `Music.pink_floor` does."""
+    return row["gap"] is not None and np.dot(presence, row["evidence"]) > 0.5
+
+
+def errors(rows, presence, lift):
+    """Share missed at each level, of false alarms in clean music, error of the level in dB."""
+    found = {}
+    for snr in LEVELS:
+        verdicts = [believed(row, presence) for row in rows if row["snr"] == snr]
+        found[f"missed at {snr} dB"] = 1 - float(np.mean(verdicts))
+    alarms = [believed(row, presence) for row in rows if row["snr"] is None]
+    found["false alarms"] = float(np.mean(alarms))
+    left = []
+    for row in rows:
+        if row.get("lift") is not None:
+            lowered = max(0, lift[0] * row["gap"] - lift[1])
+            left.append(row["lift"] - lowered)
+    found["rms error of the level, dB"] = float(np.sqrt(np.mean(np.square(left))))
+    return found
+
+
+def compare(folder, tracks):
+    """Fit on tracks that are not held out, judge on those that are: what is recorded."""
+    audio = Music.labels_in_turn(Music.audio_files(folder)[0], Path(folder))[:tracks]
+    jobs = [(path, seed) for seed, path in enumerate(audio)]
+    training = []
+    held_out = []
+    for path, rows in zip(audio, Music.parallel(measure, jobs, -1)):
+        (held_out if is_held_out(path) else training).extend(rows)
+    constants = {"shipped": (Music.PRESENCE, Music.LIFT),
+                 "fitted": (fit_presence(training), fit_lift(training))}
+    result = {"tracks": len(audio), "held-out excerpts": sum(r["snr"] is None for r in held_out),
+              "scikit-learn": version("scikit-learn")}
+    for name, (presence, lift) in constants.items():
+        result[name] = {"PRESENCE": np.round(presence, 2).tolist(),
+                        "LIFT": np.round(lift, 2).tolist(),
+                        "held-out errors": errors(held_out, presence, lift)}
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tracks", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=RECORD)
+    options = parser.parse_args()
+    result = compare(options.folder, options.tracks)
+    text = json.dumps(result, indent=1)
+    print(text)
+    with Music.atomic(options.out) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
