@@ -17,6 +17,8 @@ import csv
 import errno
 import functools
 import hashlib
+import importlib.metadata
+import io
 import itertools
 import json
 import numbers
@@ -30,13 +32,13 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy   # loads its parts when they are first used
+import scipy  # loads its parts when they are first used
 import threadpoolctl
 
 SR = 22050           # Hz
@@ -306,51 +308,139 @@ CLEAN_RMS, CLEAN_PEAK = 0.05, 0.5  # level of the music: leaves room for noise d
 MAX_CLIPS_PER_PIECE = 20
 
 
-@functools.lru_cache(maxsize=8)
+class Piece(NamedTuple):
+    """A composition: a file of the corpus, or one tune of an ABC book."""
+
+    name: str
+    path: str
+    tune: str | None    # its number in the book
+
+
+class _Clip(NamedTuple):
+    """A part of a piece, numbered from 0."""
+
+    label: str
+    piece: Piece
+    number: int
+
+
+class _Outcome(NamedTuple):
+    """What came of the clips that one piece was asked for."""
+
+    piece: Piece
+    written: list
+    gives: int          # clips that the piece gives at most, as far as known
+    trouble: str        # why it cannot be read further
+
+
+class _Rendering(NamedTuple):
+    """The arguments of `render_scores` that fix what each clip sounds like."""
+
+    folder: Path
+    seconds: float
+    snr_db: tuple[float, float] | None
+    seed: int
+
+    def path(self, clip):
+        return self.folder / clip.label / f"{clip.piece.name}-{clip.number}.flac"
+
+    def note(self, label, name, number):
+        """What a clip's tags say."""
+        snr = None
+        if self.snr_db is not None:
+            snr = round(float(_seeded(self.seed, name).uniform(*self.snr_db)), 2)
+        return {"piece": name, "clip": number, "program": REPERTOIRES[label].program,
+                "snr_db": snr, "seconds": self.seconds, "seed": self.seed}
+
+
+@functools.cache   # a few MB: each book is read once
 def _tunes(path):
     """Split an ABC book into `{number: text}`."""
     text = Path(path).read_text(encoding="utf-8", errors="replace")
-    return {tune[2]: tune[1] for tune in re.finditer(r"(?ms)^(X:\s*(\w*).*?)(?=^X:|\Z)", text)}
+    tunes = re.finditer(r"(?ms)^(X:\s*(\w*).*?)(?=^X:|\Z)", text)
+    return {tune[2]: tune[1] for tune in tunes}
 
 
-def list_pieces(repertoire):
-    """List a repertoire as `(name, path, tune number or None)`, sorted."""
+def list_pieces(repertoire: Repertoire) -> list[Piece]:
+    """List the pieces of a repertoire by path, tunes of a book in its order."""
     import music21
     root = Path(music21.__file__).parent / "corpus"
+    paths = {path for pattern in repertoire.patterns for path in root.glob(pattern)}
     pieces = []
-    for path in sorted({p for pattern in repertoire.patterns for p in root.glob(pattern)}):
-        name = re.sub(r"\W+", "_", str(path.relative_to(root).with_suffix(""))).strip("_")
-        tunes = _tunes(str(path)) if path.suffix == ".abc" else [None]
-        pieces += [(name if t is None else f"{name}_{t}", str(path), t) for t in tunes]
+    for path in sorted(paths):
+        stem = str(path.relative_to(root).with_suffix(""))
+        name = re.sub(r"\W+", "_", stem).strip("_")
+        if path.suffix == ".abc":
+            pieces += [Piece(f"{name}_{tune}", str(path), tune) for tune in _tunes(str(path))]
+        else:
+            pieces.append(Piece(name, str(path), None))
     return pieces
 
 
-def _window(path, tune, clip, seconds):
-    """Read the part of a piece that clip number `clip` plays.
-
-    Returns a symusic score in seconds, or None where the piece is over. Scores are cut before
-    they become MIDI (a whole quartet movement takes seconds) and are played without repeats,
-    whose two ends a cut may separate; tunes are played with them.
-    """
+def _to_seconds(stream):
+    """Turn a stream of music21 into a score of symusic, with times in seconds."""
     import symusic
-    from music21 import bar, converter, midi, repeat, tempo
-    whole = tune is not None
-    score: Any = converter.parse(_tunes(path)[tune] if whole else path, forceSource=True,
-                                 format="abc" if whole else None)
-    if not whole:
-        mark = score.recurse().getElementsByClass(tempo.MetronomeMark).first()
-        beats = seconds * ((mark.getQuarterBPM() if mark else None) or 120) / 60
-        measures = score.parts[0].getElementsByClass("Measure")
-        length = int(np.ceil(beats / measures[min(1, len(measures) - 1)].barDuration.quarterLength))
-        score = score.measures(clip * (length + 1), clip * (length + 1) + length)
-        for item in list(score.recurse().getElementsByClass(
-                (bar.Repeat, repeat.RepeatExpression, "RepeatBracket"))):
-            item.activeSite.remove(item)
-    score = symusic.Score.from_midi(midi.translate.streamToMidiFile(score).writestr(), "second")
-    start = clip * float(seconds) if whole else 0.0
-    if not score.note_num() or score.end() - start < (seconds / 2 if clip else 1.0):
-        return None
-    return score.clip(start, score.end(), clip_end=False).shift_time(-start) if start else score
+    from music21 import midi
+    data = midi.translate.streamToMidiFile(stream).writestr()
+    return symusic.Score.from_midi(data, "second")
+
+
+def _is_enough(score, start, number, seconds):
+    """Tell whether a score has music for a clip that begins at `start` seconds."""
+    least = seconds / 2 if number else 1.0
+    return score.note_num() > 0 and score.end() - start >= least
+
+
+class _Tune:
+    """A tune of an ABC book, played with its repeats and cut in time."""
+
+    def __init__(self, piece, seconds):
+        from music21 import converter
+        text = _tunes(piece.path)[piece.tune]
+        self.seconds = float(seconds)
+        self.score = _to_seconds(converter.parse(text, forceSource=True, format="abc"))
+        self.gives = max(1, int(self.score.end() / seconds + 0.5))
+
+    def cut(self, number):
+        """Give the score of a clip, or None where the tune is over."""
+        start = number * self.seconds
+        if not _is_enough(self.score, start, number, self.seconds):
+            return None
+        if not number:
+            return self.score
+        rest = self.score.clip(start, self.score.end(), clip_end=False)
+        return rest.shift_time(-start)
+
+
+class _Movement:
+    """A score in measures, cut before it becomes MIDI: a whole quartet would take seconds.
+
+    It is played without repeats, whose two ends a cut may separate.
+    """
+
+    def __init__(self, piece, seconds):
+        from music21 import converter, tempo
+        self.seconds = seconds
+        self.score = converter.parse(piece.path, forceSource=True)
+        mark = self.score.recurse().getElementsByClass(tempo.MetronomeMark).first()
+        beats_per_minute = (mark.getQuarterBPM() if mark else None) or 120
+        beats = seconds * beats_per_minute / 60
+        measures = self.score.parts[0].getElementsByClass("Measure")
+        beats_per_measure = measures[min(1, len(measures) - 1)].barDuration.quarterLength
+        self.length = int(np.ceil(beats / beats_per_measure))   # measures of a clip, less one
+        last = max(measure.number for measure in measures) or len(measures)
+        self.gives = last // (self.length + 1) + 1
+
+    def cut(self, number):
+        """Give the score of a clip, or None where the movement is over."""
+        from music21 import bar, repeat
+        first = number * (self.length + 1)
+        part = self.score.measures(first, first + self.length)
+        signs = (bar.Repeat, repeat.RepeatExpression, "RepeatBracket")
+        for sign in list(part.recurse().getElementsByClass(signs)):
+            sign.activeSite.remove(sign)
+        score = _to_seconds(part)
+        return score if _is_enough(score, 0, number, self.seconds) else None
 
 
 @functools.lru_cache(maxsize=1)
@@ -365,10 +455,12 @@ def _play(score, program, seconds):
     """Synthesise a score with one instrument, again and again as players do, for `seconds`."""
     import soxr
     for track in score.tracks:
-        track.program, track.is_drum = program, False
+        track.program = program
+        track.is_drum = False
     sound = np.asarray(_synthesizer().render(score, stereo=False))[0]
     sound = soxr.resample(sound, 2 * SR, SR)
-    n, period = round(seconds * SR), max(1, round(score.end() * SR))
+    n = round(seconds * SR)
+    period = max(1, round(score.end() * SR))
     y = np.zeros(n, np.float32)
     for start in range(0, n, period):
         y[start:start + len(sound)] += sound[:n - start]
@@ -376,72 +468,246 @@ def _play(score, program, seconds):
     return y * min(CLEAN_RMS / max(rms, 1e-9), CLEAN_PEAK / max(_peak(y), 1e-9))
 
 
-def _render_clip(folder, label, piece, clip, seconds, snr_db, seed):
-    """Write one clip. Returns None if it was written, else the reason why it was not."""
+def _write_clip(rendering, clip, y):
+    """Add noise to a clip and write it; in memory first, so that a full disk is told as such."""
     import soundfile
-    name, path, tune = piece
-    target = Path(folder) / label / f"{name}-{clip}.flac"
-    repertoire = REPERTOIRES[label]
-    snr = None if snr_db is None else round(float(_seeded(seed, name).uniform(*snr_db)), 2)
-    note = {"piece": name, "clip": clip, "program": repertoire.program, "snr_db": snr,
-            "seconds": seconds, "seed": seed}
-    if clip_info(target) == note:
-        return None
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of measures too full, by the hundred
-            score = _window(path, tune, clip, seconds)
-    except Exception as error:  # music21 raises a dozen kinds for scores it cannot read
-        return type(error).__name__
-    if score is None:
-        return "over"
-    y = _play(score, repertoire.program, seconds)
-    if _peak(y) < SILENCE:
-        return "silent"
-    if snr is not None:
-        y = add_pink_noise(y, snr, _seeded(seed, name, clip))
-    with atomic(target) as part, soundfile.SoundFile(part, "w", SR, 1) as file:
-        file.title, file.genre, file.comment = name, label, json.dumps(note)
-        file.license = repertoire.licence
+    path = rendering.path(clip)
+    if path.exists() and not clip_info(path):
+        raise FileExistsError(f"{path} is no clip of render_scores: move it, or delete it")
+    name = clip.piece.name
+    note = rendering.note(clip.label, name, clip.number)
+    if note["snr_db"] is not None:
+        y = add_pink_noise(y, note["snr_db"], _seeded(rendering.seed, name, clip.number))
+    encoded = io.BytesIO()
+    with soundfile.SoundFile(encoded, "w", SR, 1, format="FLAC") as file:
+        file.title = name
+        file.genre = clip.label
+        file.comment = json.dumps(note)
+        file.license = REPERTOIRES[clip.label].licence
         file.write(y)
-    return None
+    _write(path, encoded.getvalue())
 
 
-def clip_info(path):
+@contextmanager
+def _naming(path):
+    """Name the file that cannot be written: where the disk is full, the system does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:   # of requests, not of the disk
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path, data):
+    """Write a file whole or not at all."""
+    with _naming(path), atomic(path) as part:
+        part.write_bytes(data)
+
+
+def _render_piece(rendering, clips):
+    """Parse a piece once and write its clips up to the first that it cannot give."""
+    label, piece, _ = clips[0]
+    kind = _Movement if piece.tune is None else _Tune
+    music: Any = None
+    written: list = []
+    trouble = ""
+    for clip in clips:
+        try:
+            with warnings.catch_warnings(action="ignore"):   # of measures too full, by the hundred
+                music = music or kind(piece, rendering.seconds)
+                score = music.cut(clip.number)
+        except (MemoryError, OSError):   # the machine's trouble, not the piece's
+            raise
+        except Exception as error:   # music21 raises a dozen kinds for what it cannot read
+            trouble = type(error).__name__
+            break
+        if score is None:
+            break
+        y = _play(score, REPERTOIRES[label].program, rendering.seconds)
+        if _peak(y) < SILENCE:
+            trouble = "silent"
+            break
+        _write_clip(rendering, clip, y)
+        written.append(clip)
+    done = len(written) == len(clips)
+    gives = music.gives if done else clips[len(written)].number
+    return _Outcome(piece, written, gives, trouble)
+
+
+NOTE_TYPES: dict[str, Any] = {"piece": str, "clip": int, "program": int,
+                              "snr_db": (float, int, type(None)), "seconds": (float, int),
+                              "seed": int}   # of what a clip's tags say
+
+
+def clip_info(path: str | os.PathLike) -> dict:
     """Read what `render_scores` recorded in a file's tags.
 
     Returns
     -------
     dict
         piece, clip, program, snr_db [dB, None without noise], seconds, seed; empty for
-        other files, and where there is none.
+        other files, whatever their tags say, and where there is none.
     """
     import soundfile
-    with suppress(soundfile.LibsndfileError, ValueError), soundfile.SoundFile(path) as file:
-        return json.loads(file.comment or "{}")
+    try:
+        with soundfile.SoundFile(path) as file:
+            note = json.loads(file.comment or "{}")
+    except (soundfile.LibsndfileError, ValueError, RecursionError):
+        return {}
+    if not isinstance(note, dict) or note.keys() != NOTE_TYPES.keys():
+        return {}
+    if all(isinstance(note[key], types) for key, types in NOTE_TYPES.items()):
+        return note
     return {}
 
 
-def _candidates(label, seed, ended):
-    """Yield `(piece, clip)`: the first clip of every piece, then the next of those not ended."""
+def _own_clips(folder):
+    """Find the clips that `render_scores` wrote to a folder: `{path: what their tags say}`."""
+    own = {}
+    for label in REPERTOIRES:
+        for path in (folder / label).glob("*-*.flac"):
+            info = clip_info(path)
+            if info and path.name == f"{info['piece']}-{info['clip']}.flac":
+                own[path] = info
+    return own
+
+
+def _in_seeded_order(label, seed):
+    """Shuffle a repertoire; a piece that the corpus holds in two formats counts once."""
     pieces = list_pieces(REPERTOIRES[label])
     order = _seeded(seed, label).permutation(len(pieces))
-    for clip in range(MAX_CLIPS_PER_PIECE):
-        yield from ((pieces[i], clip) for i in order if pieces[i][0] not in ended)
+    named: dict = {}
+    for i in order:
+        named.setdefault(pieces[i].name, pieces[i])
+    return list(named.values())
 
 
-def _next_wave(pieces, done, queues):
-    """Take the candidates that are missing, each of a label that has the fewest so far."""
-    wave: list = []
-    count = {label: len(made) for label, made in done.items()}
-    while queues and sum(count.values()) < pieces:
-        label = min(reversed(queues), key=count.__getitem__)
-        candidate = next(queues[label], None)
-        if candidate:
-            wave.append((label, *candidate))
-            count[label] += 1
-        else:
-            del queues[label]
-    return wave
+class _Ledger:
+    """What is known of pieces for one length of clip, kept beside the clips for the next call.
+
+    Attributes
+    ----------
+    gives : dict
+        Name of a piece to the number of clips that it gives at most, once it was parsed.
+    trouble : dict
+        Name of a piece that cannot be read further, to the reason.
+    """
+
+    def __init__(self, folder, seconds):
+        self.path = folder / ".pieces.json"
+        made_by = {name: importlib.metadata.version(name) for name in ("music21", "symusic")}
+        self.key = {"seconds": seconds, **made_by}
+        self.gives: dict = {}
+        self.trouble: dict = {}
+        self.saved = 0.0
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            if kept["key"] == self.key:
+                self.gives.update(kept["gives"])
+                self.trouble.update(kept["trouble"])
+
+    def learn(self, outcome):
+        name = outcome.piece.name
+        self.gives[name] = outcome.gives
+        if outcome.trouble:
+            self.trouble[name] = outcome.trouble
+        if time.monotonic() - self.saved > 1:
+            self.save()
+
+    def save(self):
+        kept = {"key": self.key, "gives": self.gives, "trouble": self.trouble}
+        _write(self.path, json.dumps(kept, indent=0).encode())
+        self.saved = time.monotonic()
+
+    def supply(self, piece):
+        """Number of clips that a piece gives at most, as far as known."""
+        return min(self.gives.get(piece.name, MAX_CLIPS_PER_PIECE), MAX_CLIPS_PER_PIECE)
+
+
+def _shares(total, supply):
+    """Share a number of clips evenly, within what each label has; the last get the rest."""
+    shares = dict.fromkeys(supply, 0)
+    for _ in range(min(total, sum(supply.values()))):
+        unspent = [label for label in reversed(supply) if shares[label] < supply[label]]
+        least = min(unspent, key=shares.__getitem__)
+        shares[least] += 1
+    return shares
+
+
+def _first_clips(label, queue, ledger, count):
+    """List `count` clips: the first of every piece, then the second of those that have one."""
+    clips: list = []
+    for number in range(MAX_CLIPS_PER_PIECE):
+        for piece in queue:
+            if len(clips) == count:
+                return clips
+            if number < ledger.supply(piece):
+                clips.append(_Clip(label, piece, number))
+    return clips
+
+
+def _choose(total, queues, ledger):
+    """Choose clips as if every piece not parsed yet gave as many as wanted: `{label: clips}`.
+
+    What is chosen stays chosen as more becomes known, but for what a piece turns out not to
+    give; hence all that is rendered is wanted, and the choice depends on no order of events.
+    """
+    supply = {label: sum(map(ledger.supply, queue)) for label, queue in queues.items()}
+    shares = _shares(total, supply)
+    return {label: _first_clips(label, queue, ledger, shares[label])
+            for label, queue in queues.items()}
+
+
+def _by_piece(clips):
+    """Group clips by piece: a list of lists."""
+    groups: dict = {}
+    for clip in clips:
+        groups.setdefault(clip.piece.name, []).append(clip)
+    return list(groups.values())
+
+
+def _missing(chosen, rendering, made):
+    """Group the clips that are not made yet by piece; labels take turns, for a steady progress."""
+    columns = []
+    for clips in chosen.values():
+        missing = [clip for clip in clips if rendering.path(clip) not in made]
+        columns.append(_by_piece(missing))
+    rows = itertools.zip_longest(*columns)
+    return [group for row in rows for group in row if group]
+
+
+def _render_missing(rendering, total, queues, ledger, made, n_jobs):
+    """Choose clips and render those that are not in `made`, until nothing is missing.
+
+    Pieces turn out to be shorter than hoped for, or unreadable: then others are chosen.
+    """
+    chosen = _choose(total, queues, ledger)
+    paths = {rendering.path(clip) for clips in chosen.values() for clip in clips}
+    with _progress(None, total=total, initial=len(paths & made), desc="render",
+                   unit="clip") as bar:
+        while groups := _missing(chosen, rendering, made):
+            calls = [(rendering, group) for group in groups]
+            try:
+                for outcome in parallel(_render_piece, calls, n_jobs):
+                    ledger.learn(outcome)
+                    made.update(map(rendering.path, outcome.written))
+                    bar.update(len(outcome.written))
+            finally:
+                with suppress(OSError):   # what stopped the rendering matters more
+                    ledger.save()
+            chosen = _choose(total, queues, ledger)
+    return chosen
+
+
+def _write_report(folder, chosen, queues, ledger):
+    report = {}
+    for label, clips in chosen.items():
+        names = [piece.name for piece in queues[label]]
+        replaced = Counter(ledger.trouble[name] for name in names if name in ledger.trouble)
+        report[label] = {"clips": len(clips), "pieces": len(_by_piece(clips)),
+                         "replaced": replaced, "instrument": REPERTOIRES[label].instrument}
+    _write(folder / ".report.json", json.dumps(report, indent=1).encode())
 
 
 def _check_rendering(pieces, snr_db, seconds, repertoires):
@@ -453,8 +719,10 @@ def _check_rendering(pieces, snr_db, seconds, repertoires):
         raise ValueError(f"cannot render {pieces} clips of {seconds} s: at least 1 s each")
 
 
-def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
-                  repertoires=tuple(REPERTOIRES), n_jobs=-1):
+def render_scores(folder: str | os.PathLike, pieces: int = 500,
+                  snr_db: tuple[float, float] | None = (5, 20), seconds: float = 30,
+                  seed: int = 0, repertoires: Sequence[str] = tuple(REPERTOIRES),
+                  n_jobs: int = -1) -> Path:
     """Play real compositions out of music21's corpus into audio files.
 
     Writes `folder/<repertoire>/<piece>-<clip>.flac`, 22,050 Hz, mono, 16 bit, with the true
@@ -462,8 +730,12 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     repertoire, and the pieces that could not be read and were replaced, counted by reason.
     Repertoires share evenly; one with too few pieces gives several clips a piece (split by
     piece, not by clip), and what it still lacks goes to the others. The same arguments give
-    the same files in one environment; files that are already there are kept, so that a run
-    that was stopped goes on.
+    the same files in one environment.
+
+    The folder then holds the clips that were asked for, and no others of this function: those
+    that lie there from other arguments are deleted, files that it did not write are left
+    alone. Clips that are already there are kept, and `folder/.pieces.json` remembers how many
+    clips each piece gives and which cannot be read, so that a run that was stopped goes on.
 
     Parameters
     ----------
@@ -490,36 +762,31 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
     ------
     ValueError
         If a repertoire is unknown, the noise too loud or the whole corpus gives fewer clips.
+    FileExistsError
+        If a file that this function did not write has the name of a clip.
+    OSError
+        If a file cannot be written; the message names it.
 
     References
     ----------
     M. S. Cuthbert and C. Ariza, "music21", ISMIR 2010.
     """
     _check_rendering(pieces, snr_db, seconds, repertoires)
-    folder = Path(folder)
-    ended: set = set()
-    queues = {k: _candidates(k, seed, ended) for k in repertoires}
-    done: dict = {k: [] for k in repertoires}
-    replaced: dict = {k: Counter() for k in repertoires}
-    with _progress(None, total=pieces, desc="render", unit="clip") as bar:
-        while wave := _next_wave(pieces, done, queues):
-            jobs = [(folder, *candidate, seconds, snr_db, seed) for candidate in wave]
-            for reason, (k, piece, _) in zip(parallel(_render_clip, jobs, n_jobs), wave):
-                if reason is None:
-                    done[k].append(piece[0])
-                    bar.update()
-                else:
-                    ended.add(piece[0])
-                    replaced[k].update({reason} - {"over"})
-    report = {k: {"clips": len(done[k]), "pieces": len(set(done[k])), "replaced": replaced[k],
-                  "instrument": REPERTOIRES[k].instrument} for k in repertoires}
-    with atomic(folder / ".report.json") as part:
-        part.write_text(json.dumps(report, indent=1))
-    made = sum(map(len, done.values()))
-    if made < pieces:
-        raise ValueError(f"{', '.join(repertoires)} give {made} clips of {seconds} s, "
+    rendering = _Rendering(Path(folder), seconds, snr_db, seed)
+    queues = {label: _in_seeded_order(label, seed) for label in repertoires}
+    ledger = _Ledger(rendering.folder, seconds)
+    own = _own_clips(rendering.folder)
+    made = {path for path, info in own.items()
+            if info == rendering.note(path.parent.name, info["piece"], info["clip"])}
+    chosen = _render_missing(rendering, pieces, queues, ledger, made, n_jobs)
+    wanted = {rendering.path(clip) for clips in chosen.values() for clip in clips}
+    for path in own.keys() - wanted:
+        path.unlink()
+    _write_report(rendering.folder, chosen, queues, ledger)
+    if len(wanted) < pieces:
+        raise ValueError(f"{', '.join(repertoires)} give {len(wanted)} clips of {seconds} s, "
                          f"not {pieces}: they are in {folder}")
-    return folder
+    return rendering.folder
 
 
 # ---------------------------------------------------------------- collections: FMA-small
@@ -527,66 +794,127 @@ def render_scores(folder, pieces=500, snr_db=(5, 20), seconds=30, seed=0,
 FMA_URL = "https://os.unil.cloud.switch.ch/fma/"
 FMA_SHA1 = {"fma_small.zip": "ade154f733639d52e35e32f5593efe5be76c6d70",
             "fma_metadata.zip": "f0df49ffe5f2a6008d7dc83c6915b31835dfe733"}
+TRIES = 6            # in a row that bring nothing, before a download is given up
+LONGEST_WAIT = 120   # seconds before a try, whatever a server asks for
 
 
-def _resume_download(url, output_file, _pooch, tries=6, wait=1.0):
-    """Download for pooch that keeps what has come, in `<name>.part`, and asks for the rest.
+class _TryAgain(Exception):
+    """Passing trouble of a server, and the seconds that it asks to wait."""
 
-    Gives up after `tries` tries in a row that brought nothing.
-    """
-    import requests
+    def __init__(self, reason, wait=0.0):
+        super().__init__(reason)
+        self.wait = wait
+
+
+def _resume_download(url, output_file, _pooch):
+    """Download for pooch that keeps what has come, in `<name>.part`, and asks for the rest."""
     part = Path(output_file).with_name(Path(url).name + ".part")
     part.touch()
     failures = 0
-    while failures < tries:
-        time.sleep(wait * failures)
+    while True:
         have = part.stat().st_size
         try:
             _fetch_rest(url, part, have)
             os.replace(part, output_file)
             return
-        except (requests.ConnectionError, requests.Timeout,
-                requests.exceptions.ChunkedEncodingError) as error:
-            problem = error
-        failures = 0 if part.stat().st_size > have else failures + 1
-    raise ConnectionError(f"{url}: {problem}; {part} is kept, call again to go on")
+        except _TryAgain as trouble:
+            came = part.stat().st_size - have
+            failures = 0 if came > 0 else failures + 1
+            if failures == TRIES:
+                raise ConnectionError(
+                    f"{url}: {trouble}; {part} is kept, call again to go on") from trouble
+            wait = max(2 ** failures - 1, trouble.wait)
+            time.sleep(min(wait, LONGEST_WAIT))
 
 
 def _fetch_rest(url, part, have):
-    """Append what is missing after `have` bytes; a cut raises one of the errors of requests."""
+    """Append what is missing after `have` bytes; raises `_TryAgain` where that may help."""
     import requests
-    with requests.get(url, stream=True, timeout=30, headers={
-            "Range": f"bytes={have}-", "Accept-Encoding": "identity"}) as reply:
-        if reply.status_code == 416:  # nothing left to send
-            return
-        reply.raise_for_status()
-        resumed = reply.status_code == 206   # 200: no Range here, all over again
-        with open(part, "ab" if resumed else "wb") as file, _progress(
-                None, desc=part.stem, unit="B", unit_scale=True, initial=have * resumed,
-                total=have * resumed + int(reply.headers.get("Content-Length", 0))) as bar:
-            for block in reply.iter_content(1 << 14):
-                bar.update(file.write(block))
-        if part.stat().st_size < bar.total:   # old versions of urllib3 do not notice
-            raise requests.ConnectionError("the server stopped sending")
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+    try:
+        with requests.get(url, stream=True, timeout=30, headers=headers) as reply:
+            if reply.status_code == 416:   # nothing left to send
+                return
+            _check_status(url, reply)
+            resumed = reply.status_code == 206   # 200: no Range here, all over again
+            _append(reply, part, have if resumed else 0)
+    except (requests.ConnectionError, requests.Timeout,
+            requests.exceptions.ChunkedEncodingError) as error:
+        raise _TryAgain(error) from error
 
 
-def _fma_genres(metadata_zip):
-    """Read `{track id: top genre}` of the small subset out of fma_metadata.zip."""
-    with zipfile.Path(metadata_zip, "fma_metadata/tracks.csv").open(encoding="utf-8") as text:
-        rows = csv.reader(text)
-        head = list(zip(next(rows), next(rows)))
-        genre, subset = head.index(("track", "genre_top")), head.index(("set", "subset"))
-        return {int(row[0]): row[genre] for row in rows
-                if row[0].isdigit() and row[subset] == "small"}
+def _check_status(url, reply):
+    """Tell a server's passing trouble from an answer that will not change."""
+    status = f"{reply.status_code} {reply.reason}"
+    if reply.status_code in (408, 425, 429) or reply.status_code >= 500:
+        raise _TryAgain(status, _asked_wait(reply))
+    if not reply.ok:
+        raise ConnectionError(f"{url}: {status}")
 
 
-fma_genres = _fma_genres
+def _asked_wait(reply):
+    """Seconds of a `Retry-After`, which is a number or a date; 0 without one that makes sense."""
+    import urllib3
+    with suppress(urllib3.exceptions.InvalidHeader):
+        return urllib3.Retry().get_retry_after(reply.raw) or 0.0
+    return 0.0
 
 
-def download_fma_small(folder, url=FMA_URL, sha1=None):
+def _append(reply, part, have):
+    """Write the body of a reply after the first `have` bytes of a file."""
+    import requests
+    total = have + int(reply.headers.get("Content-Length", 0))
+    with _naming(part), open(part, "ab" if have else "wb") as file, _progress(
+            None, desc=part.stem, unit="B", unit_scale=True, initial=have, total=total) as bar:
+        for block in reply.iter_content(1 << 14):
+            bar.update(file.write(block))
+    if part.stat().st_size < total:   # old versions of urllib3 do not notice
+        raise requests.ConnectionError("the server stopped sending")
+
+
+def fma_genres(metadata_zip: str | os.PathLike) -> dict[int, str]:
+    """Read the genres of FMA-small out of the data set's metadata.
+
+    As published, tracks lie in folders 000 to 155 that say nothing of their genre.
+
+    Parameters
+    ----------
+    metadata_zip : path
+        `fma_metadata.zip`.
+
+    Returns
+    -------
+    dict
+        Track number, as in `000/000002.mp3`, to its top genre.
+
+    Raises
+    ------
+    ValueError
+        If the archive holds no table of tracks, or that lacks a column.
+    """
+    genres = {}
+    table = zipfile.Path(metadata_zip, "fma_metadata/tracks.csv")
+    try:
+        with table.open(encoding="utf-8") as text:
+            rows = csv.reader(text)
+            columns = list(zip(next(rows), next(rows)))
+            genre = columns.index(("track", "genre_top"))
+            subset = columns.index(("set", "subset"))
+            for row in rows:
+                if row[0].isdigit() and row[subset] == "small":
+                    genres[int(row[0])] = row[genre]
+    except (ValueError, IndexError, StopIteration) as error:
+        raise ValueError(f"{metadata_zip}: tracks.csv is no table of tracks with a subset and "
+                         f"a top genre: {error}") from error
+    return genres
+
+
+def download_fma_small(folder: str | os.PathLike, url: str = FMA_URL,
+                       sha1: dict[str, str] | None = None) -> Path:
     """Download FMA-small, 8,000 clips of 30 s in 8 genres, 7.2 GiB, and lay it out by genre.
 
-    Both zip files are kept in `folder`, checked by SHA-1, and fetched further after a cut.
+    Both zip files are kept in `folder`, checked by SHA-1, and fetched further after a cut or
+    while the server is busy; files of these names that lie there are used.
     Tracks go to `folder/audio/<genre>/<id>.mp3`: names come from the metadata, never from the
     paths inside the zip. Tracks that are empty or shorter than 29 s by their header are
     named in a warning (three each in the published set).
@@ -607,9 +935,12 @@ def download_fma_small(folder, url=FMA_URL, sha1=None):
     Raises
     ------
     ConnectionError
-        If the server cannot be reached; what has come is kept.
+        If the server cannot be reached, stays busy or has no such file; the message names the
+        address, and what has come is kept.
     ValueError
         If a file's SHA-1 is wrong or the metadata lacks a column.
+    OSError
+        If a file cannot be written; the message names it.
 
     References
     ----------
@@ -618,10 +949,14 @@ def download_fma_small(folder, url=FMA_URL, sha1=None):
     import pooch
     folder, sha1 = Path(folder), sha1 or FMA_SHA1
     pooch.get_logger().setLevel("WARNING")
-    audio, metadata = (pooch.retrieve(url.rstrip("/") + "/" + name, f"sha1:{sha1[name]}", name,
-                                      folder, downloader=_resume_download)
-                       for name in ("fma_small.zip", "fma_metadata.zip"))
-    odd = _unpack_fma(audio, _fma_genres(metadata), folder / "audio")
+
+    def fetch(name):
+        return pooch.retrieve(f"{url.rstrip('/')}/{name}", f"sha1:{sha1[name]}", name, folder,
+                              downloader=_resume_download)
+
+    audio_zip = fetch("fma_small.zip")
+    genres = fma_genres(fetch("fma_metadata.zip"))
+    odd = _unpack_fma(audio_zip, genres, folder / "audio")
     if odd:
         warnings.warn("FMA-small: these tracks will be skipped: " + "; ".join(odd), stacklevel=2)
     return folder / "audio"
@@ -636,16 +971,17 @@ def _unpack_fma(audio_zip, genres, target):
             match = re.fullmatch(r"fma_small/\d{3}/(\d{6})\.mp3", member.filename)
             if not match or int(match[1]) not in genres:
                 continue
-            genre = re.sub(r"[^\w-]+", "_", genres[int(match[1])]) or "unknown"
-            path = target / genre / f"{match[1]}.mp3"
+            track = match[1]
+            genre = re.sub(r"[^\w-]+", "_", genres[int(track)]) or "unknown"
+            path = target / genre / f"{track}.mp3"
             if not path.exists() or path.stat().st_size != member.file_size:
-                with atomic(path) as part, archive.open(member) as source:
-                    part.write_bytes(source.read())
+                _write(path, archive.read(member))
             seconds = 0.0
             with suppress(soundfile.LibsndfileError):
                 seconds = soundfile.info(path).duration
             if seconds < 29:
-                odd.append(f"{match[1]} ({'empty' if not seconds else f'{seconds:.1f} s'})")
+                length = f"{seconds:.1f} s" if seconds else "empty"
+                odd.append(f"{track} ({length})")
     return odd
 
 
