@@ -306,6 +306,7 @@ REPERTOIRES = {
 }
 CLEAN_RMS, CLEAN_PEAK = 0.05, 0.5  # level of the music: leaves room for noise down to -5 dB
 MAX_CLIPS_PER_PIECE = 20
+LONGEST = 600.0      # s of a score that are synthesised beyond its clip at most
 
 
 class Piece(NamedTuple):
@@ -454,13 +455,15 @@ def _synthesizer():
 def _play(score, program, seconds):
     """Synthesise a score with one instrument, again and again as players do, for `seconds`."""
     import soxr
+    period = max(1, round(score.end() * SR))
+    if score.end() > seconds + LONGEST:   # a tune of the corpus lasts six hours: gigabytes
+        score = score.clip(0.0, seconds + LONGEST, clip_end=True)
     for track in score.tracks:
         track.program = program
         track.is_drum = False
     sound = np.asarray(_synthesizer().render(score, stereo=False))[0]
     sound = soxr.resample(sound, 2 * SR, SR)
     n = round(seconds * SR)
-    period = max(1, round(score.end() * SR))
     y = np.zeros(n, np.float32)
     for start in range(0, n, period):
         y[start:start + len(sound)] += sound[:n - start]
@@ -1540,9 +1543,8 @@ def floor_measures(
     tiles = tiles[:bands]
     low = np.quantile(tiles, Q_TIME, axis=1)
     tilts = _tilts(n_fft, sr, bands)
-    levels, above = np.quantile(low * tilts, (Q_BANDS, 0.2), axis=1)
-    levels = np.maximum(levels, TINY)
-    above = np.maximum(above, TINY)
+    quantiles = np.quantile(low * tilts, (Q_BANDS, 0.2), axis=1)
+    levels, above = np.maximum(quantiles, TINY)
     gaps = 10 * np.log10(above / levels)
     steepness = np.abs(np.array(SLOPES) - 1)
     best = np.argmin(np.log(gaps + 0.02) + 2 * steepness)

@@ -29,7 +29,7 @@ def cells_tagged(path, tag):
     return found
 
 
-def _defines_only(statement):
+def defines_only(statement):
     """Whether a statement imports, defines, is a docstring or names literal constants."""
     if isinstance(statement, STATEMENTS):
         return True
@@ -42,7 +42,7 @@ def _parse(source, label):
     """The syntax tree of a cell, which must only define."""
     tree = ast.parse(source, label)
     for statement in tree.body:
-        if not _defines_only(statement):
+        if not defines_only(statement):
             kind = type(statement).__name__
             raise SyntaxError(f"{label}, line {statement.lineno}: a definitions cell runs {kind}")
     return tree

@@ -4,16 +4,16 @@ import json
 import subprocess
 import sys
 
-import fit_limits
+import common
 import numpy as np
 import pytest
 import torch
+from common import gan
 
-import common
+import fit_limits
 import lost_parts
 import notebook_definitions
 import record_failures
-from common import gan
 
 TINY = {"generator_width": 2, "discriminator_width": 2, "bfloat16": False}
 SHARES = (0.5, 0.5)

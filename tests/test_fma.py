@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 import soundfile
-from helpers import tune
 
 import Music
+from helpers import tune
 
 
 def mp3(seconds, tmp_path):

@@ -29,9 +29,9 @@ def music(tmp_path_factory):
 def cluster(monkeypatch):
     paths = str(Music.Path(Music.__file__).parent)
     monkeypatch.setenv("PYTHONPATH", paths)       # workers import Music
-    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as local:
-        with distributed.Client(local) as client:
-            yield local, client
+    local = distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None)
+    with local, distributed.Client(local) as client:
+        yield local, client
 
 
 @pytest.mark.slow

@@ -6,10 +6,11 @@ import sys
 import librosa
 import numpy as np
 import pytest
-from helpers import ROOT, tune
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import Music
+from helpers import ROOT, tune
 
 
 def test_mel_scale_is_the_assignments_formula():

@@ -9,6 +9,7 @@ from scipy import stats
 
 import Music
 
+
 def code(y):
     """Code of a waveform, without the frames at its ends: (1, n_mels, t)."""
     return Music.code_from_mel(Music.mel_spectrogram(y.astype(np.float32)))[None, :, 4:-4]

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 import soxr
-from helpers import ROOT, tune
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import Music
+from helpers import ROOT, tune
 
 
 def coloured(n, slope, seed=0):

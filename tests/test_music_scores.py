@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import ROOT, tune
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from music21 import converter
 
 import Music
+from helpers import ROOT, tune
 
 TUNES = {"repertoires": ("chinese", "german"), "seconds": 2, "n_jobs": 1}
 CHINESE = TUNES | {"repertoires": ("chinese",)}

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers import tune
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import Music
+from helpers import tune
 
 
 def pitch(y):

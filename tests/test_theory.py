@@ -6,12 +6,13 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbclient import NotebookClient
-from notebook_definitions import load
 from scipy import stats
+
+from helpers import ROOT
+from notebook_definitions import load
 
 theory = load("HW_04_theory")
 seeds = st.integers(0, 2 ** 32 - 1)
@@ -174,9 +175,9 @@ def test_noise_far_below_the_distance_does_not_underflow():
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=seeds, k=st.integers(1, 6), l=st.integers(1, 6))
-def test_four_routes_to_w1_agree(seed, k, l):
-    x, p, y, q = theory.random_atoms(seed, k, l)
+@given(seed=seeds, k=st.integers(1, 6), m=st.integers(1, 6))
+def test_four_routes_to_w1_agree(seed, k, m):
+    x, p, y, q = theory.random_atoms(seed, k, m)
     cost = np.abs(x[:, None] - y)
     plan, w1 = theory.monotone_plan(x, p, y, q), theory.wasserstein_1(x, p, y, q)
     value, best, f, g = theory.optimal_transport(cost, p, q)

@@ -14,6 +14,7 @@ import warnings
 
 import nbformat
 import pytest
+
 from helpers import ROOT
 
 PATH = ROOT / "HW_04_theory.ipynb"

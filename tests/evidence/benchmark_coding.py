@@ -9,14 +9,9 @@ of a comparison take turns. All files lie in a temporary folder and disappear; w
 about 3 GB and 7 minutes on two free cores.
 """
 
-# ruff: noqa: E402  (threads are set before numpy is loaded)
-import os
-
-for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
-    os.environ[f"{library}_NUM_THREADS"] = "1"   # here and in workers
-
 import argparse
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -31,12 +26,13 @@ import librosa
 import numpy as np
 import soundfile
 import soxr
+import threadpoolctl
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-import Music
+import Music  # noqa: E402  (the path comes first)
 
 SECONDS = 30
 SNR_DB = 10
@@ -236,7 +232,15 @@ def benchmark(music, where, options):
     report("seconds of import over numpy", import_seconds())
 
 
+def use_one_thread():
+    """One thread in every process that starts from here, and in the libraries loaded here."""
+    for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+    threadpoolctl.threadpool_limits(1)
+
+
 def main():
+    use_one_thread()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--files", type=int, default=24)

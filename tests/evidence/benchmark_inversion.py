@@ -13,11 +13,12 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import common  # noqa: F401  (puts the project on the path)
 import librosa
 import numpy as np
-from train_gain import excerpts
 
 import Music
+from train_gain import excerpts
 
 SIZE = {"n_fft": Music.N_FFT, "hop_length": Music.HOP_LENGTH}
 

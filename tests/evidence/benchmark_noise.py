@@ -1,6 +1,7 @@
 """Pink noise removal beside its peers, on tracks that the shipped gain was not trained on.
 
-    python tests/evidence/benchmark_noise.py [folder of clean music] [--tracks 48] [--scores-only gain.npz]
+    python tests/evidence/benchmark_noise.py [folder of clean music] [--tracks 48]
+                                             [--scores-only gain.npz]
                                     [--record name]
 
 Without a folder: clean scores, rendered into a temporary one. Of each held-out track one excerpt
@@ -20,13 +21,14 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import common  # noqa: F401  (puts the project on the path)
 import librosa
 import numpy as np
 import scipy.signal
 import scipy.special
-from train_gain import ROOT, excerpts, is_held_out, mixed
 
 import Music
+from train_gain import ROOT, excerpts, is_held_out, mixed
 
 LEVELS = (0, 5, 10, 20, 60)
 FRAME = {"n_fft": 2048, "hop_length": 512}
@@ -117,16 +119,18 @@ def measure(y, seed, other):
     truth, results = log_mel(np.abs(librosa.stft(y, **FRAME)) ** 2), []
     for level in LEVELS:
         noisy, noise = mixed(y, level, seed)
-        calls = {name: (lambda f=f: f(noisy)) for name, f in methods(other).items()}
-        calls["LSA, noise spectrum known"] = lambda: known_spectrum_lsa(noisy, noise)
-        calls["ideal ratio mask (bound)"] = lambda: ideal_ratio_mask(y, noise)
+        found = {}
+        for name, method in methods(other).items():
+            found[name] = method(noisy)
+        found["LSA, noise spectrum known"] = known_spectrum_lsa(noisy, noise)
+        found["ideal ratio mask (bound)"] = ideal_ratio_mask(y, noise)
         row = {}
-        for name, call in calls.items():
-            made = call()
+        for name, made in found.items():
             sound, code = made if isinstance(made, tuple) else (made, None)
             mel = log_mel(np.abs(librosa.stft(np.asarray(sound, np.float32), **FRAME)) ** 2)
             error = rmse(mel, truth)
-            row[name] = (Music.si_sdr(sound, y), error, error if code is None else rmse(code, truth))
+            of_code = error if code is None else rmse(code, truth)
+            row[name] = (Music.si_sdr(sound, y), error, of_code)
         results.append(row)
     return results
 
@@ -188,7 +192,8 @@ def benchmark(folder, tracks, other, name):
     print_table("log-mel RMSE in dB of the code (2048 / 512), mean (worst)", results, 2, np.max)
     differences = verdict(results)
     for what, values in differences.items():
-        print(f"{what}: " + ", ".join(f"{l} dB: {v:+.2f}" for l, v in zip(LEVELS, values)))
+        by_level = [f"{level} dB: {value:+.2f}" for level, value in zip(LEVELS, values)]
+        print(f"{what}: " + ", ".join(by_level))
     if name:
         record(ROOT / "runs" / "recorded" / "pink-gain" / f"{name}.json", corpus, versions,
                results, differences)

@@ -8,13 +8,9 @@ the third finds everything there. The folder is kept: with the defaults 5.5 GB, 
 two free cores. Figures go to `runs/recorded/rendering/<name>.json`.
 """
 
-import os
-
-for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
-    os.environ[f"{library}_NUM_THREADS"] = "1"   # before numpy is loaded, here and in workers
-
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -23,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-from helpers import ROOT
+from common import ROOT  # first: it puts the project on the path
 
 import Music
 
@@ -45,8 +41,11 @@ class Watched:
     """
 
     def __init__(self, command):
-        self.messages = tempfile.TemporaryFile()   # a pipe that nobody reads would fill
-        self.process = psutil.Popen(command, cwd=ROOT, stderr=self.messages)
+        self.messages = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads fills)
+        environment = {**os.environ}
+        for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+            environment[f"{library}_NUM_THREADS"] = "1"
+        self.process = psutil.Popen(command, cwd=ROOT, stderr=self.messages, env=environment)
         self.start = time.monotonic()
         self.cpu = {}
         self.memory = {}

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
-
 from common import gan
+from torch import nn
 
 
 class Rates(NamedTuple):

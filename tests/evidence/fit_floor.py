@@ -14,11 +14,12 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
+import common  # noqa: F401  (puts the project on the path)
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from train_gain import ROOT, excerpts, is_held_out
 
 import Music
+from train_gain import ROOT, excerpts, is_held_out
 
 LEVELS = (0, 5, 10, 15, 20)     # dB
 RECORD = ROOT / "runs" / "recorded" / "pink-gain" / "floor.json"

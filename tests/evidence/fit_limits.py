@@ -19,10 +19,10 @@ known runs and on the 60 unseen ones, and keeps them in `runs/recorded/limits.js
 from typing import NamedTuple
 from unittest import mock
 
-import numpy as np
-
 import common
+import numpy as np
 from common import gan, rounded, write_json
+
 from record_failures import RECORDED as RUNS
 from record_failures import all_runs
 

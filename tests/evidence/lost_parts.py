@@ -9,10 +9,9 @@ import functools
 from copy import deepcopy
 
 import torch
+from common import gan
 from torch import nn
 from torch.nn.functional import relu
-
-from common import gan
 
 
 def register(eyes=None):

@@ -23,13 +23,13 @@ import shutil
 from copy import deepcopy
 from typing import NamedTuple
 
+import common
 import numpy as np
 import torch
+from common import gan, prepare
 
-import common
 import lost_parts
 import Music
-from common import gan, prepare
 
 RECORDED = common.RECORDED / "failures"
 # an earlier recipe than the notebook's, narrow: a picture generator (or a GRU alone) that cannot

@@ -14,13 +14,13 @@ nothing is recorded and the script fails.
 
 from typing import NamedTuple
 
+import common
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-import common
-import Music
 from common import gan, prepare, write_json
+
+import Music
 
 RECORDED = common.RECORDED / "judges" / "self-test.json"
 DISTANCES = ("Fréchet, fixed", "Fréchet, classifier")

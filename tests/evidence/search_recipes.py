@@ -36,13 +36,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
+import common
 import numpy as np
 import torch
+from common import gan, kept_classifier, rounded, write_json
 
-import common
 import lost_parts
 import Music
-from common import gan, kept_classifier, rounded, write_json
 
 RECORDED = common.RECORDED / "recipes"
 FEATURES = ("fixed", "classifier")

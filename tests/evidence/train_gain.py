@@ -29,9 +29,8 @@ for place in (ROOT / "tests", ROOT):     # so that the script runs from any fold
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
 
-from notebook_definitions import load  # noqa: E402
-
 import Music  # noqa: E402
+from notebook_definitions import load  # noqa: E402
 
 MIXES, CELLS, SECONDS = 1300, 5000, 10
 HIDDEN, STEPS = {"bins": 48, "bands": 16}, {"bins": 1200, "bands": 1500}
