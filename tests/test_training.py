@@ -28,72 +28,92 @@ def patches():
     return patches_of(0)
 
 
-def train(patches, folder, config=TINY, views=3):
-    return gan.train(config, patches, folder, folder, views=views, progress=False)
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Few batches for the statistics of BatchNorm, silence for sound."""
+    settle = gan.settle
+
+    def settle_quickly(generator, frames, batches=2):
+        return settle(generator, frames, batches=2, n=4)
+
+    def silence(code):
+        return np.zeros(1000, np.float32)
+
+    monkeypatch.setattr(gan, "settle", settle_quickly)
+    monkeypatch.setattr(Music, "music_from_code", silence)
 
 
-def interrupt(monkeypatch, patches, folder, step):
-    """Train, and stop before a step is made."""
-    steps = []
+def train(patches, folder, config=TINY, runs=None):
+    return gan.train(config, patches, runs, folder, views=3, progress=False)
 
-    def stops(trainer, *args, **options):
-        if trainer.step == step:
+
+class Steps:
+    """Makes training steps, counts them, and stops before one."""
+
+    def __init__(self, last=None):
+        self.last = last
+        self.made = []
+        self.step = gan.train_step
+
+    def __call__(self, trainer, patches, watch):
+        if trainer.step == self.last:
             raise KeyboardInterrupt
-        steps.append(trainer.step)
-        return whole_step(trainer, *args, **options)
-
-    whole_step = gan.train_step
-    with monkeypatch.context() as patched:
-        patched.setattr(gan, "train_step", stops)
-        with pytest.raises(KeyboardInterrupt):
-            train(patches, folder)
-    return steps
+        self.made.append(trainer.step)
+        return self.step(trainer, patches, watch)
 
 
-def steps_trained(monkeypatch, patches, folder, config=TINY):
+def steps_made(monkeypatch, patches, folder, config=TINY, runs=None, last=None):
     """The steps that a training makes, in a folder that may hold a checkpoint."""
-    steps = []
-    whole_step = gan.train_step
-
-    def counted(trainer, *args, **options):
-        steps.append(trainer.step)
-        return whole_step(trainer, *args, **options)
-
+    steps = Steps(last)
     with monkeypatch.context() as patched:
-        patched.setattr(gan, "train_step", counted)
-        train(patches, folder, config)
-    return steps
+        patched.setattr(gan, "train_step", steps)
+        if last is None:
+            train(patches, folder, config, runs)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                train(patches, folder, config, runs)
+    return steps.made
 
 
 # ---------------------------------------------------------------- going on
 
-@pytest.mark.slow
+@pytest.fixture
+def no_pictures(monkeypatch):
+    def nothing(writer, name, codes, code, step):
+        return None
+
+    monkeypatch.setattr(gan, "write_example", nothing)
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_stopped_training_leaves_the_event_files_of_a_whole_one(patches, tmp_path, monkeypatch):
-    whole = train(patches, tmp_path / "whole")
-    interrupt(monkeypatch, patches, tmp_path / "stopped", step=5)      # the last checkpoint: 4
-    train(patches, tmp_path / "stopped")
-    stopped = gan.read_history(tmp_path / "stopped" / "tiny")
-    expected = gan.read_history(tmp_path / "whole" / "tiny")
-    assert stopped.scalars == expected.scalars
-    assert stopped.config == expected.config
-    steps, values = stopped.series("loss/D")
+    whole = tmp_path / "whole"
+    stopped = tmp_path / "stopped"
+    live = train(patches, whole, runs=whole)
+    steps_made(monkeypatch, patches, stopped, runs=stopped, last=5)     # its checkpoint: step 4
+    train(patches, stopped, runs=stopped)
+    expected = gan.read_history(whole / "tiny")
+    found = gan.read_history(stopped / "tiny")
+    assert found.scalars == expected.scalars
+    assert found.config == expected.config
+    for tag, values in live.scalars.items():
+        np.testing.assert_allclose(found.scalars[tag], values, rtol=1e-6)
+    steps, _ = found.series("loss/D")
     assert steps.tolist() == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_allclose(values, whole.series("loss/D")[1], rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_pictures_of_the_checkpoints_step_are_kept(patches, tmp_path, monkeypatch):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    interrupt(monkeypatch, patches, tmp_path, step=3)                   # the last checkpoint: 2
-    train(patches, tmp_path)
-    run = EventAccumulator(str(tmp_path / "tiny"), {"images": 0, "audio": 0}).Reload()
+    steps_made(monkeypatch, patches, tmp_path, runs=tmp_path, last=3)   # its checkpoint: step 2
+    train(patches, tmp_path, runs=tmp_path)
+    run = gan.EventAccumulator(str(tmp_path / "tiny"), {"images": 0, "audio": 0}).Reload()
     pictures = [event.step for event in run.Images("samples/mel")]
     sounds = [event.step for event in run.Audio("samples/audio")]
     assert pictures == sounds == [2, 4, 6]
     assert len(run.Images("real/mel")) == 1
 
 
-def test_what_was_written_before_a_kill_is_not_lost(patches, tmp_path, monkeypatch):
+def test_what_was_written_before_a_kill_is_not_lost(tmp_path):
     """A process that is killed closes nothing: all is on disk when a checkpoint is."""
     writer = gan.open_run(tmp_path / "run", TINY, 0)
     recorder = gan.Recorder(gan.History(TINY), writer, path=tmp_path / "tiny.pt", key={})
@@ -131,14 +151,14 @@ def test_event_files_of_many_stops_are_read_in_their_order(tmp_path):
 # ---------------------------------------------------------------- what does not go on
 
 def test_the_same_music_goes_on(patches, tmp_path, monkeypatch):
-    assert interrupt(monkeypatch, patches, tmp_path, step=5) == [0, 1, 2, 3, 4]
-    assert steps_trained(monkeypatch, patches_of(0), tmp_path) == [4, 5]
+    assert steps_made(monkeypatch, patches, tmp_path, last=5) == [0, 1, 2, 3, 4]
+    assert steps_made(monkeypatch, patches_of(0), tmp_path) == [4, 5]
 
 
 def test_other_music_does_not_go_on(patches, tmp_path, monkeypatch):
-    interrupt(monkeypatch, patches, tmp_path, step=5)
+    steps_made(monkeypatch, patches, tmp_path, last=5)
     with pytest.warns(UserWarning, match="tiny.pt: of another configuration or other music"):
-        steps = steps_trained(monkeypatch, patches_of(1), tmp_path)
+        steps = steps_made(monkeypatch, patches_of(1), tmp_path)
     assert steps == [0, 1, 2, 3, 4, 5]
 
 
@@ -152,17 +172,29 @@ def test_other_clips_of_the_same_music_do_not_go_on(patches):
     assert gan.checkpoint_key(TINY, patches_of(0)) == keys[0]
 
 
-def test_another_configuration_does_not_go_on(patches, tmp_path, monkeypatch):
-    interrupt(monkeypatch, patches, tmp_path, step=5)
+def kept_state(patches, folder):
+    """A checkpoint after one step: its path and key."""
+    trainer = gan.Trainer(TINY)
+    gan.train_step(trainer, patches)
+    path = folder / "tiny.pt"
+    key = gan.checkpoint_key(TINY, patches)
+    gan.save_state(trainer, gan.History(TINY), key, path)
+    return path, key
+
+
+def test_another_configuration_does_not_go_on(patches, tmp_path):
+    path, _ = kept_state(patches, tmp_path)
     other = dataclasses.replace(TINY, lr=1e-3)
+    key = gan.checkpoint_key(other, patches)
     with pytest.warns(UserWarning, match="of another configuration"):
-        steps = steps_trained(monkeypatch, patches, tmp_path, other)
-    assert steps == [0, 1, 2, 3, 4, 5]
+        trainer, _ = gan.start_or_resume(other, key, path)
+    assert trainer.step == 0
 
 
 def cut_in_half(path):
     content = path.read_bytes()
-    path.write_bytes(content[:len(content) // 2])
+    half = len(content) // 2
+    path.write_bytes(content[:half])
 
 
 def empty(path):
@@ -185,14 +217,15 @@ def with_other_weights(path):
 
 @pytest.mark.parametrize("damage", [cut_in_half, empty, no_checkpoint, of_another_version,
                                     with_other_weights])
-def test_a_damaged_checkpoint_is_named_and_left(patches, tmp_path, monkeypatch, damage):
-    whole = train(patches, tmp_path / "whole")
-    interrupt(monkeypatch, patches, tmp_path / "stopped", step=3)
-    damage(tmp_path / "stopped" / "tiny.pt")
+def test_a_damaged_checkpoint_is_named_and_the_training_starts_anew(patches, tmp_path, damage):
+    path, key = kept_state(patches, tmp_path)
+    damage(path)
     with pytest.warns(UserWarning, match=r"tiny\.pt: damaged.*; the training starts anew"):
-        anew = train(patches, tmp_path / "stopped")
-    assert anew.scalars == whole.scalars
-    for ours, theirs in zip(anew.generator.parameters(), whole.generator.parameters()):
+        trainer, history = gan.start_or_resume(TINY, key, path)
+    assert trainer.step == 0
+    assert history.scalars == {}
+    fresh = gan.Trainer(TINY)
+    for ours, theirs in zip(trainer.generator.parameters(), fresh.generator.parameters()):
         assert torch.equal(ours, theirs)
 
 
@@ -214,6 +247,7 @@ def test_a_finished_training_leaves_its_weights_alone(patches, tmp_path):
 
 # ---------------------------------------------------------------- records
 
+@pytest.mark.usefixtures("no_pictures")
 def test_shares_of_foreign_names_are_read_back_as_they_were(patches, tmp_path):
     shares = gan.share_scalars(["R&B", "R B", "民謡", "$x|y$"], np.full(4, 0.25), np.eye(4)[0])
     config = dataclasses.replace(TINY, steps=2)
@@ -259,13 +293,12 @@ def test_every_rule_has_its_limits_and_its_cure():
 def test_settled_statistics_are_means_over_batches_and_momenta_stay():
     trainer = gan.Trainer(TINY)
     trainer.generator.train()
-    norms = [module for module in trainer.generator.modules()
-             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [net for net in trainer.generator.modules() if hasattr(net, "running_mean")]
     before = [norm.momentum for norm in norms]
-    gan.settle(trainer.generator, 64, batches=3, n=4)
+    gan.settle(trainer.generator, 64)
     assert norms
     assert [norm.momentum for norm in norms] == before
-    assert {int(norm.num_batches_tracked) for norm in norms} == {3}
+    assert {int(norm.num_batches_tracked) for norm in norms} == {2}
     assert not trainer.generator.training
 
 
