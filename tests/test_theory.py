@@ -215,6 +215,7 @@ def test_normal_laws_of_one_deviation_move_by_the_shift():
     assert theory.gaussian_w1(0, 1, 0, 3) == pytest.approx(2 * math.sqrt(2 / math.pi))
 
 
+@pytest.mark.slow
 def test_whole_notebook_runs_with_another_seed():
     notebook = nbformat.read(ROOT / "HW_04_theory.ipynb", as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))

@@ -184,6 +184,7 @@ def killers(i, k, space, reach, first):
                 if fails(c, altered))
 
 
+@pytest.mark.slow
 def test_checks_pass_alone_and_every_altered_formula_is_caught(space):
     assert not [CELLS[i].source for i in CHECKS if fails(i, space)]
     reach, idle, survivors = users(), set(CHECKS), []
