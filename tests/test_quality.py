@@ -136,7 +136,8 @@ def test_neighbours_of_other_clips_are_those_of_brute_force(described):
     around_fake = radii_by_brute_force(fake, fake_clips)
     distance = cdist(real, fake)
     in_fake = distance < around_fake
-    in_real = around_real > distance.T
+    from_fakes = distance.transpose()
+    in_real = from_fakes < around_real
     assert_array_equal(ours["precision"], in_real.any(1))
     assert_array_equal(ours["density"], in_real.sum(1) / 5)
     assert_array_equal(ours["coverage"], in_real.any(0))
