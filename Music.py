@@ -306,7 +306,7 @@ REPERTOIRES = {
 }
 CLEAN_RMS, CLEAN_PEAK = 0.05, 0.5  # level of the music: leaves room for noise down to -5 dB
 MAX_CLIPS_PER_PIECE = 20
-LONGEST = 600.0      # s of a score that are synthesised beyond its clip at most
+MAX_LONE_ENDS = 3    # ends of repeats without a beginning: each doubles all that was played
 
 
 class Piece(NamedTuple):
@@ -392,14 +392,36 @@ def _is_enough(score, start, number, seconds):
     return score.note_num() > 0 and score.end() - start >= least
 
 
+def _lone_ends(score):
+    """Count the ends of repeats in a score that have no beginning."""
+    from music21 import bar
+    signs = score.recurse().getElementsByClass(bar.Repeat)
+    count = Counter(sign.direction for sign in signs)
+    return count["end"] - count["start"]
+
+
+def _drop_repeats(score):
+    from music21 import bar, repeat
+    signs = (bar.Repeat, repeat.RepeatExpression, "RepeatBracket")
+    for sign in list(score.recurse().getElementsByClass(signs)):
+        sign.activeSite.remove(sign)
+
+
 class _Tune:
-    """A tune of an ABC book, played with its repeats and cut in time."""
+    """A tune of an ABC book, played with its repeats and cut in time.
+
+    One with many ends of repeats and no beginnings is played without: music21 goes back to the
+    first bar at each, so that five variations of "Yankee Doodle" would last six hours.
+    """
 
     def __init__(self, piece, seconds):
         from music21 import converter
         text = _tunes(piece.path)[piece.tune]
         self.seconds = float(seconds)
-        self.score = _to_seconds(converter.parse(text, forceSource=True, format="abc"))
+        score = converter.parse(text, forceSource=True, format="abc")
+        if _lone_ends(score) > MAX_LONE_ENDS:
+            _drop_repeats(score)
+        self.score = _to_seconds(score)
         self.gives = max(1, int(self.score.end() / seconds + 0.5))
 
     def cut(self, number):
@@ -434,12 +456,9 @@ class _Movement:
 
     def cut(self, number):
         """Give the score of a clip, or None where the movement is over."""
-        from music21 import bar, repeat
         first = number * (self.length + 1)
         part = self.score.measures(first, first + self.length)
-        signs = (bar.Repeat, repeat.RepeatExpression, "RepeatBracket")
-        for sign in list(part.recurse().getElementsByClass(signs)):
-            sign.activeSite.remove(sign)
+        _drop_repeats(part)
         score = _to_seconds(part)
         return score if _is_enough(score, 0, number, self.seconds) else None
 
@@ -455,15 +474,13 @@ def _synthesizer():
 def _play(score, program, seconds):
     """Synthesise a score with one instrument, again and again as players do, for `seconds`."""
     import soxr
-    period = max(1, round(score.end() * SR))
-    if score.end() > seconds + LONGEST:   # a tune of the corpus lasts six hours: gigabytes
-        score = score.clip(0.0, seconds + LONGEST, clip_end=True)
     for track in score.tracks:
         track.program = program
         track.is_drum = False
     sound = np.asarray(_synthesizer().render(score, stereo=False))[0]
     sound = soxr.resample(sound, 2 * SR, SR)
     n = round(seconds * SR)
+    period = max(1, round(score.end() * SR))
     y = np.zeros(n, np.float32)
     for start in range(0, n, period):
         y[start:start + len(sound)] += sound[:n - start]

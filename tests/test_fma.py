@@ -1,5 +1,6 @@
 """FMA-small, from a server on this machine."""
 
+import errno
 import hashlib
 import http.server
 import io
@@ -44,7 +45,21 @@ def archives(tmp_path_factory):
 
 
 @pytest.fixture
-def server(archives):
+def troubles():
+    """What the server answers first, in place of the files: pairs of a status and headers."""
+    return []
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that are waited, without waiting."""
+    seconds = []
+    monkeypatch.setattr(Music.time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def server(archives, troubles):
     """Serve the archives with Range; the first answer for the audio is cut in the middle."""
     requests = []
 
@@ -53,15 +68,24 @@ def server(archives):
             body = archives[self.path.strip("/")]
             start = int(self.headers["Range"].split("=")[1].rstrip("-"))
             requests.append((self.path.strip("/"), start))
+            if troubles:
+                self.refuse(*troubles.pop(0))
+                return
             if start >= len(body):
-                self.send_response(416)
-                self.end_headers()
+                self.refuse(416, {})
                 return
             self.send_response(206)
             self.send_header("Content-Length", str(len(body) - start))
             self.end_headers()
             cut = "small" in self.path and start == 0
             self.wfile.write(body[start:len(body) // 2 if cut else None])
+
+        def refuse(self, status, headers):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, *args):
             pass
@@ -119,6 +143,73 @@ def test_an_unreachable_server_keeps_what_came(tmp_path, monkeypatch):
     with pytest.raises(ConnectionError, match="is kept"):
         Music.download_fma_small(tmp_path, "http://127.0.0.1:9/")
     assert (tmp_path / "fma_small.zip.part").read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_passing_trouble_of_the_server_ends_nothing(
+        tmp_path, archives, server, sha1, troubles, waits, status):
+    troubles += [(status, {})]
+    part = tmp_path / "fma_small.zip.part"
+    Music._resume_download(server[0] + "fma_small.zip", tmp_path / "audio.zip", None)
+    assert (tmp_path / "audio.zip").read_bytes() == archives["fma_small.zip"]
+    assert waits[0] >= 1
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("asked, seconds", [("7", 7), ("0", 1), ("soon", 1),
+                                            ("99999", Music.LONGEST_WAIT),
+                                            ("Fri, 31 Dec 1999 23:59:59 GMT", 1)])
+def test_the_server_may_ask_for_some_patience(
+        tmp_path, server, troubles, waits, asked, seconds):
+    troubles += [(503, {"Retry-After": asked})]
+    Music._resume_download(server[0] + "fma_metadata.zip", tmp_path / "metadata.zip", None)
+    assert waits == [seconds]
+
+
+def test_a_server_that_stays_busy_is_given_up_after_six_tries(
+        tmp_path, server, sha1, troubles, waits):
+    url, requests = server
+    troubles += 20 * [(503, {})]
+    with pytest.raises(ConnectionError, match=f"{url}fma_small.zip: 503 .*call again"):
+        Music.download_fma_small(tmp_path, url, sha1)
+    assert len(requests) == 6
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_lasting_answer_is_told_at_once(tmp_path, server, sha1, troubles, waits, status):
+    url, requests = server
+    troubles += [(status, {})]
+    with pytest.raises(ConnectionError, match=f"{url}fma_small.zip: {status}"):
+        Music.download_fma_small(tmp_path, url, sha1)
+    assert len(requests) == 1
+    assert not waits
+
+
+def test_a_full_disk_is_named_and_what_came_is_kept(tmp_path, archives, server, monkeypatch):
+    class FullDisk(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    came = archives["fma_small.zip"][:1000]
+    (tmp_path / "fma_small.zip.part").write_bytes(came)
+    monkeypatch.setattr(Music, "open", lambda *args: FullDisk(), raising=False)
+    with pytest.raises(OSError, match=r"No space left.*fma_small\.zip\.part"):
+        Music._resume_download(server[0] + "fma_small.zip", tmp_path / "fma_small.zip", None)
+    assert (tmp_path / "fma_small.zip.part").read_bytes() == came
+
+
+def test_genres_come_from_the_metadata(tmp_path, archives):
+    (tmp_path / "fma_metadata.zip").write_bytes(archives["fma_metadata.zip"])
+    assert Music.fma_genres(tmp_path / "fma_metadata.zip") == {
+        2: "Hip-Hop", 5: "Hip-Hop", 12345: "Old-Time / Historic", 99134: "Rock", 98565: "Rock"}
+
+
+@pytest.mark.parametrize("table", ["", "a,b\n", "a,b\nc,d\n1,2\n"])
+def test_metadata_without_genres_is_named(tmp_path, table):
+    with zipfile.ZipFile(tmp_path / "fma_metadata.zip", "w") as archive:
+        archive.writestr("fma_metadata/tracks.csv", table)
+    with pytest.raises(ValueError, match=r"fma_metadata\.zip"):
+        Music.fma_genres(tmp_path / "fma_metadata.zip")
 
 
 def test_coding_names_the_tracks_that_hold_no_music(tmp_path, server, sha1):
