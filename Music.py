@@ -560,6 +560,12 @@ NOTE_TYPES: dict[str, Any] = {"piece": str, "clip": int, "program": int,
                               "seed": int}   # of what a clip's tags say
 
 
+def _opened(source):
+    """A sound file, by its number: given a path, libsndfile reads a macOS sidecar beside it."""
+    import soundfile
+    return soundfile.SoundFile(source.fileno(), closefd=False)
+
+
 def clip_info(path: str | os.PathLike) -> dict:
     """Read what `render_scores` recorded in a file's tags.
 
@@ -571,10 +577,8 @@ def clip_info(path: str | os.PathLike) -> dict:
     """
     import soundfile
     try:
-        # by number: libsndfile, given a path, reads a macOS sidecar beside the file too
-        with open(path, "rb") as source:
-            with soundfile.SoundFile(source.fileno(), closefd=False) as file:
-                note = json.loads(file.comment or "{}")
+        with open(path, "rb") as source, _opened(source) as file:
+            note = json.loads(file.comment or "{}")
     except (OSError, soundfile.LibsndfileError, ValueError, RecursionError):
         return {}
     if not isinstance(note, dict) or note.keys() != NOTE_TYPES.keys():
@@ -1002,9 +1006,9 @@ def _unpack_fma(audio_zip, genres, target):
             if not path.exists() or path.stat().st_size != member.file_size:
                 _write(path, archive.read(member))
             seconds = 0.0
-            with open(path, "rb") as source, suppress(soundfile.LibsndfileError):
-                with soundfile.SoundFile(source.fileno(), closefd=False) as file:
-                    seconds = len(file) / file.samplerate
+            with (suppress(soundfile.LibsndfileError), open(path, "rb") as source,
+                  _opened(source) as file):
+                seconds = len(file) / file.samplerate
             if seconds < 29:
                 length = f"{seconds:.1f} s" if seconds else "empty"
                 odd.append(f"{track} ({length})")
