@@ -560,6 +560,12 @@ NOTE_TYPES: dict[str, Any] = {"piece": str, "clip": int, "program": int,
                               "seed": int}   # of what a clip's tags say
 
 
+def _opened(source):
+    """A sound file, by its number: given a path, libsndfile reads a macOS sidecar beside it."""
+    import soundfile
+    return soundfile.SoundFile(source.fileno(), closefd=False)
+
+
 def clip_info(path: str | os.PathLike) -> dict:
     """Read what `render_scores` recorded in a file's tags.
 
@@ -571,9 +577,9 @@ def clip_info(path: str | os.PathLike) -> dict:
     """
     import soundfile
     try:
-        with soundfile.SoundFile(path) as file:
+        with open(path, "rb") as source, _opened(source) as file:
             note = json.loads(file.comment or "{}")
-    except (soundfile.LibsndfileError, ValueError, RecursionError):
+    except (OSError, soundfile.LibsndfileError, ValueError, RecursionError):
         return {}
     if not isinstance(note, dict) or note.keys() != NOTE_TYPES.keys():
         return {}
@@ -910,20 +916,23 @@ def fma_genres(metadata_zip: str | os.PathLike) -> dict[int, str]:
     Raises
     ------
     ValueError
-        If the archive holds no table of tracks, or that lacks a column.
+        If this is no zip file, it holds no table of tracks, or that lacks a column.
     """
     genres = {}
-    table = zipfile.Path(metadata_zip, "fma_metadata/tracks.csv")
     try:
-        with table.open(encoding="utf-8") as text:
-            rows = csv.reader(text)
+        with zipfile.ZipFile(metadata_zip) as archive, archive.open(
+                "fma_metadata/tracks.csv") as table:
+            rows = csv.reader(io.TextIOWrapper(table, "utf-8", newline=""))
             columns = list(zip(next(rows), next(rows)))
             genre = columns.index(("track", "genre_top"))
             subset = columns.index(("set", "subset"))
             for row in rows:
                 if row[0].isdigit() and row[subset] == "small":
                     genres[int(row[0])] = row[genre]
-    except (ValueError, IndexError, StopIteration) as error:
+    except (zipfile.BadZipFile, KeyError, zlib.error) as error:
+        raise ValueError(f"{metadata_zip}: a zip file with fma_metadata/tracks.csv is needed: "
+                         f"{error}") from error
+    except (ValueError, IndexError, StopIteration, csv.Error) as error:
         raise ValueError(f"{metadata_zip}: tracks.csv is no table of tracks with a subset and "
                          f"a top genre: {error}") from error
     return genres
@@ -997,8 +1006,9 @@ def _unpack_fma(audio_zip, genres, target):
             if not path.exists() or path.stat().st_size != member.file_size:
                 _write(path, archive.read(member))
             seconds = 0.0
-            with suppress(soundfile.LibsndfileError):
-                seconds = soundfile.info(path).duration
+            with (suppress(soundfile.LibsndfileError), open(path, "rb") as source,
+                  _opened(source) as file):
+                seconds = len(file) / file.samplerate
             if seconds < 29:
                 length = f"{seconds:.1f} s" if seconds else "empty"
                 odd.append(f"{track} ({length})")

@@ -212,6 +212,17 @@ def test_metadata_without_genres_is_named(tmp_path, table):
         Music.fma_genres(tmp_path / "fma_metadata.zip")
 
 
+def test_metadata_that_is_damaged_is_named(tmp_path, archives):
+    path = tmp_path / "fma_metadata.zip"
+    path.write_bytes(archives["fma_metadata.zip"][:-30])
+    with pytest.raises(ValueError, match=r"fma_metadata\.zip.*tracks\.csv"):
+        Music.fma_genres(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fma_metadata/genres.csv", "")
+    with pytest.raises(ValueError, match=r"fma_metadata\.zip.*tracks\.csv"):
+        Music.fma_genres(path)
+
+
 def test_coding_names_the_tracks_that_hold_no_music(tmp_path, server, sha1):
     with pytest.warns(UserWarning):
         audio = Music.download_fma_small(tmp_path, server[0], sha1)

@@ -316,6 +316,8 @@ def test_a_sidecar_beside_a_good_file_changes_nothing(tmp_path):
     coded = code(tmp_path)
     assert not coded.skipped
     assert_array_equal(coded.codes, expected)
+    assert Music.clip_info(path) == {}
+    assert Music.clip_info(tmp_path / "none.mp3") == {}
 
 
 # ---------------------------------------------------------------- messages with a remedy

@@ -98,6 +98,20 @@ def test_cells_define_or_run(notebook):
             assert not [node for node in statements if isinstance(node, kinds)]
 
 
+def test_no_run_gives_a_definition_another_meaning(notebook):
+    defined = set()
+    assigned = set()
+    for cell in code_cells(notebook):
+        tree = ast.parse(cell.source)
+        if "definitions" in tags(cell):
+            defined.update(getattr(node, "name", None) for node in tree.body)
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                assigned.add(node.id)
+    assert not defined & assigned
+
+
 def test_checks_assert(notebook):
     for cell in code_cells(notebook):
         if "check" in tags(cell):
