@@ -31,12 +31,11 @@ import scipy.signal
 import scipy.special
 
 import Music
-from train_gain import ROOT, excerpts, is_held_out, mixed
+from train_gain import RECORDED, excerpts, is_held_out, mixed
 
 LEVELS = (0, 5, 10, 20, 60)
 FRAME = {"n_fft": 2048, "hop_length": 512}
 PACKAGES = ("numpy", "scipy", "librosa", "noisereduce")
-RECORDED = ROOT / "runs" / "recorded" / "pink-gain"
 
 
 class Cleaned(NamedTuple):

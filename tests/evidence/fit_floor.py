@@ -20,10 +20,10 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 import Music
-from train_gain import ROOT, excerpts, is_held_out
+from train_gain import RECORDED, excerpts, is_held_out
 
 LEVELS = (0, 5, 10, 15, 20)     # dB
-RECORD = ROOT / "runs" / "recorded" / "pink-gain" / "floor.json"
+RECORD = RECORDED / "floor.json"
 
 
 class Constants(NamedTuple):
