@@ -118,8 +118,8 @@ def test_checks_assert(notebook):
             assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source)))
 
 
-def test_cells_are_short():
-    for cell in code_cells(ROOT / "HW_04_music_gan.ipynb"):
+def test_cells_are_short(notebook):
+    for cell in code_cells(notebook):
         lines = cell.source.splitlines()
         assert len(lines) <= (30 if "definitions" in tags(cell) else 25), cell.source
         assert max(map(len, lines)) <= 100
