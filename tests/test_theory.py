@@ -528,6 +528,7 @@ def test_code_follows_words():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_whole_notebook_runs_with_another_seed():
     notebook = nbformat.read(ROOT / "HW_04_theory.ipynb", as_version=4)
     for cell in notebook.cells:

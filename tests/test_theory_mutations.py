@@ -34,7 +34,7 @@ TOOLS = {"agree", "rounded", "differences", "golden_search", "flow_end", "panels
 INPUTS = {"example_logit", "statistics_of_packs", "dealt_law", "game_matrix", "saturating_field",
           "random_atoms", "plane_laws", "circle_points", "share_judged_real", "late_thetas"}
 # random errors, whose law is symmetric, and the nodes and margins that measure with them
-NOISE = {"noised_places", "noise_rule", "noise_nodes", "noisy_step", "noisy_copies",
+NOISE = {"noised_places", "noise_rule", "noise_nodes", "noisy_copies",
          "simulated_errors", "mean_and_margin"}
 SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
 # how finely a number is computed is not part of a formula: arguments of these calls from a place on
@@ -62,6 +62,11 @@ EQUIVALENT = {
     "log_mixture_slope: total + part * (mean - x) / deviation ** 2 -> "
     "total - part * (mean - x) / deviation ** 2",        # the difference of two is squared
     "derived_noised_value: 40 -> 49",                    # nodes of a quadrature
+    "noisy_step: y + first[0] -> y - first[0]",          # errors have symmetric laws
+    "noisy_step: x + first[1] -> x - first[1]",
+    "noisy_step: half_y + second[0] -> half_y - second[0]",
+    "noisy_step: half_x + second[1] -> half_x - second[1]",
+    "noisy_step: seen - mu * y + first[1] -> seen - mu * y - first[1]",
     "derived_covariance: 2 -> 3",                        # errors that are 0
     "optimal_transport: 1.0 -> 1.3",                     # the scale of a cost of 0
     "best_delta: 1 -> 2",                                # a bracket
