@@ -118,8 +118,8 @@ def test_checks_assert(notebook):
             assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source)))
 
 
-def test_cells_are_short():
-    for cell in code_cells(ROOT / "HW_04_music_gan.ipynb"):
+def test_cells_are_short(notebook):
+    for cell in code_cells(notebook):
         lines = cell.source.splitlines()
         assert len(lines) <= (30 if "definitions" in tags(cell) else 25), cell.source
         assert max(map(len, lines)) <= 100
@@ -187,6 +187,18 @@ def test_readme_names_every_file_at_the_top():
     for path in ROOT.iterdir():
         if path.suffix in (".ipynb", ".py", ".txt"):
             assert f"`{path.name}`" in README
+
+
+def test_distances_in_the_readme_are_those_that_the_notebook_printed():
+    caption = re.search(r"\*Rows from the top.*\*", README)[0]
+    without_sections = re.sub(r"section \d\.\d+", "", caption)
+    quoted = re.findall(r"\d+\.\d+", without_sections)
+    assert len(quoted) == 10
+    outputs = [output for cell in code_cells(ROOT / "HW_04_music_gan.ipynb")
+               for output in cell.outputs]
+    tables = [output.get("data", {}).get("text/markdown", "") for output in outputs]
+    printed = re.findall(r"\d+\.\d+", " ".join(tables))
+    assert not set(quoted) - set(printed)
 
 
 def test_commands_in_the_texts_name_scripts_that_exist():

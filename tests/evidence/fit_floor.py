@@ -13,16 +13,24 @@ import argparse
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import common  # noqa: F401  (puts the project on the path)
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 import Music
-from train_gain import ROOT, excerpts, is_held_out
+from train_gain import RECORDED, excerpts, is_held_out
 
 LEVELS = (0, 5, 10, 15, 20)     # dB
-RECORD = ROOT / "runs" / "recorded" / "pink-gain" / "floor.json"
+RECORD = RECORDED / "floor.json"
+
+
+class Constants(NamedTuple):
+    """What tells whether there is a floor, and how high: as in Music.py."""
+
+    presence: np.ndarray
+    lift: np.ndarray
 
 
 def evidence(found):
@@ -32,22 +40,39 @@ def evidence(found):
     return [1.0, log_gap, log_drift, found.depth / 10, found.grain]
 
 
+def with_noise(y, snr, seed):
+    """An excerpt with noise at a level in dB, as it is where there is none."""
+    if snr is None:
+        return y
+    return Music.add_pink_noise(y, snr, seed)
+
+
+def lift_of(found, y, snr):
+    """By how many dB the level that was found in a mix is too high."""
+    ratio = 10 ** (snr / 10)
+    variance = np.mean(np.square(y)) / ratio
+    return 10 * np.log10(found.level / variance)
+
+
+def row_of(y, snr, seed):
+    """Level in dB (None: clean), evidence, gap, dB by which the level is high."""
+    mix = with_noise(y, snr, seed)
+    power = Music.stft_power(mix, Music.N_FFT, Music.HOP_LENGTH)
+    found = Music.floor_measures(power)
+    if found.gap > 3:       # never believed, whatever the constants
+        return {"snr": snr, "gap": None}
+    row = {"snr": snr, "gap": float(found.gap), "evidence": evidence(found)}
+    if snr is not None:
+        row["lift"] = float(lift_of(found, y, snr))
+    return row
+
+
 def measure(path, seed):
-    """Rows of a track: level in dB (None: clean), evidence, gap, dB by which the level is high."""
+    """Rows of a track: its excerpt clean and at each level."""
     rows = []
     for y in excerpts(path, (4,)):
         for snr in (None, *LEVELS):
-            mix = y if snr is None else Music.add_pink_noise(y, snr, seed)
-            power = Music.stft_power(mix, Music.N_FFT, Music.HOP_LENGTH)
-            found = Music.floor_measures(power)
-            if found.gap > 3:       # never believed, whatever the constants
-                rows.append({"snr": snr, "gap": None})
-                continue
-            row = {"snr": snr, "gap": float(found.gap), "evidence": evidence(found)}
-            if snr is not None:
-                variance = np.mean(np.square(y)) / 10 ** (snr / 10)
-                row["lift"] = float(10 * np.log10(found.level / variance))
-            rows.append(row)
+            rows.append(row_of(y, snr, seed))
     return rows
 
 
@@ -57,7 +82,9 @@ def fit_presence(rows):
     x = np.array([row["evidence"] for row in rows])
     noisy = np.array([row["snr"] is not None for row in rows])
     model = LogisticRegression(C=1e4, class_weight="balanced", fit_intercept=False, max_iter=20000)
-    return model.fit(x, noisy).coef_[0]
+    model.fit(x, noisy)
+    weights, = model.coef_
+    return weights
 
 
 def fit_lift(rows):
@@ -71,47 +98,70 @@ def fit_lift(rows):
 
 def believed(row, presence):
     """Whether a floor is believed at all, as `Music.pink_floor` does."""
-    return row["gap"] is not None and np.dot(presence, row["evidence"]) > 0.5
+    if row["gap"] is None:
+        return False
+    logit = np.dot(presence, row["evidence"])
+    return logit > 0.5
+
+
+def share_believed(rows, snr, presence):
+    """The share of the excerpts of one level (None: clean) in which a floor is believed."""
+    verdicts = [believed(row, presence) for row in rows if row["snr"] == snr]
+    return float(np.mean(verdicts))
 
 
 def errors(rows, presence, lift):
     """Share missed at each level, of false alarms in clean music, error of the level in dB."""
     found = {}
     for snr in LEVELS:
-        verdicts = [believed(row, presence) for row in rows if row["snr"] == snr]
-        found[f"missed at {snr} dB"] = 1 - float(np.mean(verdicts))
-    alarms = [believed(row, presence) for row in rows if row["snr"] is None]
-    found["false alarms"] = float(np.mean(alarms))
+        found[f"missed at {snr} dB"] = 1 - share_believed(rows, snr, presence)
+    found["false alarms"] = share_believed(rows, None, presence)
+    slope, offset = lift
     left = []
     for row in rows:
         if row.get("lift") is not None:
-            lowered = max(0, lift[0] * row["gap"] - lift[1])
+            lowered = max(0, slope * row["gap"] - offset)
             left.append(row["lift"] - lowered)
-    found["rms error of the level, dB"] = float(np.sqrt(np.mean(np.square(left))))
+    square = np.mean(np.square(left))
+    found["rms error of the level, dB"] = float(np.sqrt(square))
     return found
+
+
+def judged(constants, held_out):
+    """Constants as they are written down, with their errors on the held-out rows."""
+    presence, lift = constants
+    return {
+        "PRESENCE": np.round(presence, 2).tolist(),
+        "LIFT": np.round(lift, 2).tolist(),
+        "held-out errors": errors(held_out, presence, lift),
+    }
 
 
 def compare(folder, tracks):
     """Fit on tracks that are not held out, judge on those that are: what is recorded."""
-    audio = Music.labels_in_turn(Music.audio_files(folder)[0], Path(folder))[:tracks]
+    found, _ = Music.audio_files(folder)
+    audio = Music.labels_in_turn(found, Path(folder))[:tracks]
     jobs = [(path, seed) for seed, path in enumerate(audio)]
     training = []
     held_out = []
     for path, rows in zip(audio, Music.parallel(measure, jobs, -1)):
-        (held_out if is_held_out(path) else training).extend(rows)
-    constants = {"shipped": (Music.PRESENCE, Music.LIFT),
-                 "fitted": (fit_presence(training), fit_lift(training))}
-    result = {"tracks": len(audio), "held-out excerpts": sum(r["snr"] is None for r in held_out),
-              "scikit-learn": version("scikit-learn")}
-    for name, (presence, lift) in constants.items():
-        result[name] = {"PRESENCE": np.round(presence, 2).tolist(),
-                        "LIFT": np.round(lift, 2).tolist(),
-                        "held-out errors": errors(held_out, presence, lift)}
-    return result
+        side = held_out if is_held_out(path) else training
+        side.extend(rows)
+    clean = [row for row in held_out if row["snr"] is None]
+    shipped = Constants(Music.PRESENCE, Music.LIFT)
+    fitted = Constants(fit_presence(training), fit_lift(training))
+    return {
+        "tracks": len(audio),
+        "held-out excerpts": len(clean),
+        "scikit-learn": version("scikit-learn"),
+        "shipped": judged(shipped, held_out),
+        "fitted": judged(fitted, held_out),
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    title, *_ = __doc__.splitlines()
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tracks", type=int, default=None)
     parser.add_argument("--out", type=Path, default=RECORD)
