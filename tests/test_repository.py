@@ -144,6 +144,33 @@ def test_code_follows_words(notebook):
     assert statistics.mean(explained) >= 0.8
 
 
+def paragraphs(source):
+    """Split markdown into paragraphs and items; tables are none."""
+    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*>|]|\d+\.) )", source)
+    return [part for part in parts if not part.strip().startswith("|")]
+
+
+def word_count(paragraph):
+    """Words of a paragraph, where each formula is one."""
+    text = re.sub(r"\$\$.*?\$\$", "X", paragraph, flags=re.S)
+    text = re.sub(r"\$[^$]*\$", "X", text)
+    return len(text.split())
+
+
+def test_theory_has_short_paragraphs():
+    cells = nbformat.read(ROOT / "HW_04_theory.ipynb", as_version=4).cells
+    wordy = []
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            wordy += [text for text in paragraphs(cell.source) if word_count(text) > 90]
+    assert not wordy
+
+
+def test_theory_is_not_dense():
+    cells = code_cells(ROOT / "HW_04_theory.ipynb")
+    assert density(cell.source for cell in cells) <= MAX_DENSITY
+
+
 def test_the_median_file_is_not_dense():
     found = []
     for path in NOTEBOOKS:

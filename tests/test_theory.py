@@ -1,10 +1,6 @@
-"""The theory notebook's functions, at points that it does not use itself, and its layout."""
+"""The theory notebook's functions, at points that it does not use itself."""
 
-import ast
-import io
 import math
-import re
-import tokenize
 
 import nbformat
 import numpy as np
@@ -19,11 +15,7 @@ from helpers import ROOT
 from notebook_definitions import load
 
 theory = load("HW_04_theory")
-NOTEBOOK = nbformat.read(ROOT / "HW_04_theory.ipynb", as_version=4)
 NAN = math.nan
-LONGEST = {"definitions": 30}        # lines of a cell; others have at most 25
-DENSEST = 11                         # nodes of the syntax tree for each line of code
-WORDIEST = 90                        # words of a paragraph, a formula counted as one
 
 seeds = st.integers(0, 2 ** 32 - 1)
 few = settings(max_examples=25, deadline=None)
@@ -447,85 +439,7 @@ def test_methods_refuse_options_that_they_do_not_have():
         theory.step_limit("regularised", mu=NAN)
 
 
-# ---- layout ---------------------------------------------------------------------------------
-
-def code_cells():
-    """The code cells of the notebook."""
-    return [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
-
-
-def docstring_lines(tree):
-    """The numbers of the lines that docstrings take."""
-    lines = set()
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and body:
-            first = body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                lines |= set(range(first.lineno, first.end_lineno + 1))
-    return lines
-
-
-def code_lines(source, tree):
-    """How many lines of a source hold code: no comment, docstring or blank line."""
-    empty = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
-             tokenize.ENDMARKER)
-    lines = set()
-    reader = io.StringIO(source).readline
-    for token in tokenize.generate_tokens(reader):
-        if token.type not in empty:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    return len(lines - docstring_lines(tree))
-
-
-def paragraphs(source):
-    """Split markdown into paragraphs and items; tables are none."""
-    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*>|]|\d+\.) )", source)
-    return [part for part in parts if not part.strip().startswith("|")]
-
-
-def word_count(paragraph):
-    """Words of a paragraph, where each formula is one."""
-    text = re.sub(r"\$\$.*?\$\$", "X", paragraph, flags=re.S)
-    text = re.sub(r"\$[^$]*\$", "X", text)
-    return len(text.split())
-
-
-def test_cells_are_short():
-    long = []
-    for cell in code_cells():
-        tags = cell.metadata.get("tags", [])
-        most = max([LONGEST.get(tag, 25) for tag in tags], default=25)
-        if len(cell.source.splitlines()) > most:
-            long.append(cell.source)
-    assert not long
-
-
-def test_code_is_not_dense():
-    nodes = 0
-    lines = 0
-    for cell in code_cells():
-        tree = ast.parse(cell.source)
-        nodes += sum(1 for _node in ast.walk(tree))
-        lines += code_lines(cell.source, tree)
-    assert nodes <= DENSEST * lines
-
-
-def test_paragraphs_are_short():
-    wordy = []
-    for cell in NOTEBOOK.cells:
-        if cell.cell_type == "markdown":
-            for paragraph in paragraphs(cell.source):
-                if word_count(paragraph) > WORDIEST:
-                    wordy.append(paragraph)
-    assert not wordy
-
-
-def test_code_follows_words():
-    pairs = list(zip(NOTEBOOK.cells, NOTEBOOK.cells[1:]))
-    before = [first.cell_type for first, second in pairs if second.cell_type == "code"]
-    assert before.count("markdown") >= 0.8 * len(before)
-
+# ---- whole ---------------------------------------------------------------------------------
 
 @pytest.mark.slow
 @pytest.mark.exhaustive

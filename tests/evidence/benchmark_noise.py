@@ -31,7 +31,7 @@ import scipy.signal
 import scipy.special
 
 import Music
-from train_gain import RECORDED, excerpts, is_held_out, mixed
+from train_gain import RECORDED, decibels, excerpts, is_held_out, mixed
 
 LEVELS = (0, 5, 10, 20, 60)
 FRAME = {"n_fft": 2048, "hop_length": 512}
@@ -70,11 +70,6 @@ TABLES = (
 
 
 # ---------------------------------------------------------------- measures
-
-def decibels(power):
-    """Power in dB, -120 at least."""
-    return 10 * np.log10(np.maximum(power, 1e-12))
-
 
 def log_mel(y):
     """dB of 128 HTK bands of a waveform."""
