@@ -2126,11 +2126,14 @@ def inversion_weights() -> dict[str, np.ndarray]:
     """Weights of the learned inversion; none, and a warning, where their file is missing."""
     try:
         with np.load(INVERSION) as kept:
-            return {name: kept[name].astype(np.float32) for name in kept.files}
+            weights = {name: kept[name].astype(np.float32) for name in kept.files}
     except FileNotFoundError:
         warnings.warn(f"no {INVERSION.name} beside Music.py (under runs): sound is made from the "
                       "bands alone, less well than by the learned inversion", stacklevel=2)
         return {}
+    for name in [name for name in weights if name.endswith(".unit")]:
+        weights[name.removesuffix(".unit")] *= weights.pop(name)   # kept in 8 bits a weight
+    return weights
 
 
 def _linear(x, weights, name):

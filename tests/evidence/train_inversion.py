@@ -9,7 +9,7 @@ each batch is of either. A quarter of the tracks and pieces, by a hash of their 
 Codes are made of the music in each step, at a level drawn anew, and half of them are made
 rough, as those of a generator are. The target is the STFT of the same music, window 2048 and
 hop 512: frames of the code, and one between each two. Two hours of two cores; what was done is
-kept in `--work` and gone on with. Writes `inversion.npz` (float16, no pickle) and the
+kept in `--work` and gone on with. Writes `inversion.npz` (8 bits a weight, no pickle) and the
 TensorBoard summary of the training, which names the training data.
 """
 
@@ -32,16 +32,17 @@ OUT = ROOT / "runs" / "recorded" / "inversion"
 N_FFT = Music.N_FFT
 BINS = N_FFT // 2 + 1
 FINE_HOP = Music.HOP_LENGTH // 2
-WIDTH = 256
-HIDDEN = 512
+WIDTH = 384
+HIDDEN = 704
 DILATIONS = (1, 1, 2, 1)    # of the blocks; the first stands before the frames are doubled
 REACH = 3                   # frames to either side that a block sees, times its dilation
 FRAMES = 33                 # of a code in training
 BATCH = 24
-RATE = 2e-3
+RATE = 1.5e-3
 KEEP_EVERY = 250            # steps
 GAIN_DB = (-12, 3)          # levels at which music is trained on
 LOG_FOOT = 0.03             # magnitude below which the target's logarithm is flat
+WEIGHTS = {"loss/log": 1, "loss/root": 2, "loss/convergence": 0.2}
 NEPERS = math.log(10) / 20  # of a decibel
 
 
@@ -199,16 +200,15 @@ class Examples:
 
 def losses(log_size, size):
     """Errors of log-magnitudes beside magnitudes (b, t, bins): of logs, of roots, convergence."""
-    foot = torch.full_like(log_size, math.log(LOG_FOOT))
-    log_error = torch.logaddexp(log_size, foot) - torch.log(size + LOG_FOOT)
-    limited = log_size.clamp(max=8)
-    root_error = torch.exp(limited / 2) - size.sqrt()
-    error = (torch.exp(limited) - size).square().sum((1, 2))
+    guess = torch.exp(log_size.clamp(max=8))
+    log_error = torch.log(guess + LOG_FOOT) - torch.log(size + LOG_FOOT)
+    root_error = guess.sqrt() - size.sqrt()
+    error = (guess - size).square().sum((1, 2))
     energy = size.square().sum((1, 2)).clamp(min=1)
     return {
-        "loss/log": log_error.abs().mean(),
+        "loss/log": log_error.square().mean((1, 2)).sqrt().mean(),
         "loss/root": root_error.abs().mean(),
-        "loss/convergence": (error / energy).sqrt().mean(),
+        "loss/convergence": torch.log(error / energy + 1e-4).mean() / 2,
     }
 
 
@@ -248,8 +248,10 @@ class State:
         """One step; returns its losses."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.step, steps)
-        found = losses(self.net(code), size)
-        total = found["loss/log"] + 2 * found["loss/root"] + found["loss/convergence"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            log_size = self.net(code)
+        found = losses(log_size.float(), size)
+        total = sum(weight * found[tag] for tag, weight in WEIGHTS.items())
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -288,8 +290,19 @@ def train(sources, steps, work, out, seed=0):
 
 
 def write_weights(net, out):
-    """Keep the weights in half precision, in a file without pickles."""
-    weights = {name: value.numpy().astype(np.float16) for name, value in net.state_dict().items()}
+    """Keep the weights in a file without pickles: matrices of 8 bits, the rest of 16.
+
+    Each row of a matrix has its own unit, that of its largest weight's 127th part.
+    """
+    weights = {}
+    for name, value in net.state_dict().items():
+        value = value.numpy()
+        if value.ndim < 2:
+            weights[name] = value.astype(np.float16)
+            continue
+        unit = np.abs(value).max(1, keepdims=True) / 127
+        weights[name] = np.round(value / unit).astype(np.int8)
+        weights[f"{name}.unit"] = unit.astype(np.float32)
     out.mkdir(parents=True, exist_ok=True)
     with Music.atomic(out / "inversion.npz") as unfinished:
         np.savez(unfinished, **weights)
