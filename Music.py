@@ -2202,18 +2202,25 @@ def fine_magnitudes(code: np.ndarray) -> np.ndarray:
     return (change + _interpolated(base, FINER)).T.astype(np.float32)
 
 
-def _with_the_bands_power(log_size, mel, filters):
-    """Scale magnitudes `(bins, frames)` so that the frames of the code have its bands' power."""
-    low, high = DB_RANGE
-    least = 10 ** (low / 10)
-    most = 10 ** (high / 10)
-    back = _spread(filters)
-    for _ in range(2):
-        power = filters @ np.exp(2 * log_size[:, ::FINER])
-        lack = np.log(mel.T / np.clip(power, least, most)) / 2
-        change = np.clip(back.T @ lack, -2, 2)
-        log_size = log_size + _interpolated(change.T, FINER).T
-    return log_size
+class _Bands:
+    """The power `mel` `(t, bands)` that the bands have in every second frame of magnitudes."""
+
+    def __init__(self, code):
+        low, high = DB_RANGE
+        self.least = 10 ** (low / 10)
+        self.most = 10 ** (high / 10)
+        self.filters = mel_filters(SR, N_FFT, N_MELS).toarray().astype(np.float32)
+        self.back = _spread(self.filters).T
+        self.mel = 10 ** (db_from_code(code) / 10)
+        heard = (code > -1) @ self.back.T    # bins of bands that are silent hold nothing
+        self.heard = _interpolated(heard, FINER).T > 0
+
+    def held(self, size, own, share=1.0):
+        """Magnitudes `size` `(bins, frames)`, scaled by a share of what the bands of `own` lack."""
+        power = self.filters @ own[:, ::FINER] ** 2
+        lack = np.log(self.mel.T / np.clip(power, self.least, self.most)) / 2
+        change = np.clip(share * self.back @ lack, -2, 2)
+        return size * np.exp(_interpolated(change.T, FINER).T)
 
 
 def _peaks_of_bins(log_size):
@@ -2259,19 +2266,24 @@ def _phase_of_peaks(log_size, start, seed):
     return np.array([phase for phase, _turn in states]).T, states
 
 
-def _fast_griffin_lim(log_size, phase, n_iter):
-    """Sound whose STFT has nearly these magnitudes `(bins, t)`, from a first phase on."""
+def _fast_griffin_lim(size, phase, bands, n_iter):
+    """Sound whose STFT has nearly these magnitudes `(bins, t)`, from a first phase on.
+
+    Frames that overlap never agree wholly, and what is lost is power: every few steps the
+    magnitudes are raised by what the sound's own bands lack.
+    """
     import librosa
-    size = np.exp(log_size)
     hop = HOP_LENGTH // FINER
     samples = (size.shape[1] - 1) * hop
     middle = np.pi * np.arange(len(size))[:, None]    # a frame's middle is its time 0
     spectrum = size * np.exp(1j * (phase + middle))
     spectrum = spectrum.astype(np.complex64)
     last = None
-    for _ in range(n_iter):
+    for step in range(n_iter):
         y = librosa.istft(spectrum, hop_length=hop, length=samples)
         now = librosa.stft(y, n_fft=N_FFT, hop_length=hop)
+        if 3 * step >= n_iter and step % 4 == 0:
+            size = bands.held(size, np.abs(now), share=0.5)
         ahead = now if last is None else now + 0.99 * (now - last)
         last = now
         spectrum = size * ahead / np.maximum(np.abs(ahead), 1e-9)
@@ -2280,14 +2292,16 @@ def _fast_griffin_lim(log_size, phase, n_iter):
 
 def _sound_from_magnitudes(code, n_iter, start, seed):
     """Sound of the rows of `code` by the learned magnitudes, and the state of the next block."""
-    filters = mel_filters(SR, N_FFT, N_MELS).toarray()
-    mel = 10 ** (db_from_code(code) / 10)
-    log_size = _with_the_bands_power(fine_magnitudes(code.T), mel, filters)
-    phase, states = _phase_of_peaks(log_size, start, seed)
-    kept = n_iter // 2
-    y = _fast_griffin_lim(log_size, phase, kept)
-    frames = _Frames(mel, N_FFT, HOP_LENGTH)
-    y = _corrected_sound(y, frames, filters, n_iter - kept, momentum=0.9)
+    bands = _Bands(code)
+    size = np.exp(fine_magnitudes(code.T))
+    for _ in range(2):
+        size = bands.held(size, size)
+    phase, states = _phase_of_peaks(np.log(size), start, seed)
+    size = bands.heard * size
+    corrections = n_iter // 4
+    y = _fast_griffin_lim(size, phase, bands, n_iter - corrections)
+    frames = _Frames(bands.mel, N_FFT, HOP_LENGTH)
+    y = _corrected_sound(y, frames, bands.filters, corrections, momentum=0.9)
     next_start = min(SOUND_BLOCK * FINER, len(states) - 1)
     return y, states[next_start]
 
@@ -2295,7 +2309,7 @@ def _sound_from_magnitudes(code, n_iter, start, seed):
 def _sound_block(code, sr, n_fft, hop_length, n_iter, start, seed):
     """Sound of the rows of `code`, and where the next block's phase starts."""
     size = (sr, n_fft, hop_length, code.shape[1])
-    if size == INVERTED and len(code) > 1 and inversion_weights():
+    if size == INVERTED and len(code) > N_FFT // HOP_LENGTH and inversion_weights():
         return _sound_from_magnitudes(code, n_iter, start, seed)
     return _sound_from_bands(code, sr, n_fft, hop_length, n_iter, start, seed)
 
