@@ -2095,7 +2095,7 @@ def _corrected_sound(y, frames, filters, n_iter, momentum):
     return y
 
 
-def _sound_from_bands(code, sr, n_fft, hop_length, n_iter, start, seed):
+def _sound_from_bands(code, start, sr, n_fft, hop_length, n_iter, seed):
     """Sound of the rows of `code`, and the turned phase at the row where the next block starts."""
     filters = mel_filters(sr, n_fft, code.shape[1]).toarray()
     finer = _largest_divisor(hop_length, at_most=8 * hop_length // n_fft)
@@ -2253,7 +2253,7 @@ def _phase_of_peaks(log_size, start, seed):
     rng = np.random.default_rng(seed)
     random = rng.uniform(0, 2 * np.pi, len(log_size))
     phase, before = start or (random, turn[:, 0])
-    states = []
+    states: list[tuple[np.ndarray, np.ndarray]] = []
     near = 2 * np.pi * HOP_LENGTH / FINER / N_FFT    # a bin
     for own, now in zip(peak.T, turn.T):
         if states or start is None:
@@ -2290,7 +2290,7 @@ def _fast_griffin_lim(size, phase, bands, n_iter):
     return librosa.istft(spectrum, hop_length=hop, length=samples)
 
 
-def _sound_from_magnitudes(code, n_iter, start, seed):
+def _sound_from_magnitudes(code, start, n_iter, seed):
     """Sound of the rows of `code` by the learned magnitudes, and the state of the next block."""
     bands = _Bands(code)
     size = np.exp(fine_magnitudes(code.T))
@@ -2304,14 +2304,6 @@ def _sound_from_magnitudes(code, n_iter, start, seed):
     y = _corrected_sound(y, frames, bands.filters, corrections, momentum=0.9)
     next_start = min(SOUND_BLOCK * FINER, len(states) - 1)
     return y, states[next_start]
-
-
-def _sound_block(code, sr, n_fft, hop_length, n_iter, start, seed):
-    """Sound of the rows of `code`, and where the next block's phase starts."""
-    size = (sr, n_fft, hop_length, code.shape[1])
-    if size == INVERTED and len(code) > N_FFT // HOP_LENGTH and inversion_weights():
-        return _sound_from_magnitudes(code, n_iter, start, seed)
-    return _sound_from_bands(code, sr, n_fft, hop_length, n_iter, start, seed)
 
 
 def _checked_code(code):
@@ -2331,16 +2323,23 @@ def music_from_code(
     hop_length: int = HOP_LENGTH,
     n_iter: int = 64,
     seed: int = 0,
+    learned: bool = True,
 ) -> np.ndarray:
     """Turn a code back into sound.
 
-    Starts from sines at the peaks of the bands and goes on as fast Griffin-Lim does, with one
-    difference: the magnitudes of a step are not fixed, but those of the step before, scaled by
-    what their bands lack. Bands are all that a code tells; leaving the bins free lets frames
-    agree, so that nearly the same code comes back. The first quarter of the steps also holds
-    frames between those of the code to its interpolation, so that sound is steady from frame
-    to frame. Codes of -1 and 1, the ends of `DB_RANGE`, mean "at most" and "at least"; a code
-    of -1 throughout is silence.
+    For codes of the default sizes a small network guesses the magnitudes of an STFT of twice as
+    many frames (`fine_magnitudes`). Their peaks, taken for sines, give the first phase, fast
+    Griffin-Lim the phase that frames agree on; every few steps the magnitudes are scaled by
+    what the bands of the sound lack. The last quarter of the steps changes the sound by that
+    alone, so that nearly the same code comes back.
+
+    For other sizes, or without the weights (a warning says so, once), the peaks are those of
+    the bands, and all steps are of the last kind: bands are all that a code tells, and leaving
+    the bins free lets frames agree. The first quarter then also holds frames between those of
+    the code to its interpolation, so that sound is steady from frame to frame.
+
+    Codes of -1 and 1, the ends of `DB_RANGE`, mean "at most" and "at least"; a code of -1
+    throughout is silence.
 
     Parameters
     ----------
@@ -2353,6 +2352,8 @@ def music_from_code(
         Steps; the error falls slowly beyond the default.
     seed : int
         Of the phases in the first frame.
+    learned : bool
+        False: from the bands alone, whatever the sizes.
 
     Returns
     -------
@@ -2372,7 +2373,13 @@ def music_from_code(
     G. T. Beauregard, M. Harish and L. Wyse, "Single pass spectrogram inversion", DSP 2015.
     """
     code = _checked_code(code)
-    t = code.shape[1]
+    bands, t = code.shape
+    fitting = (sr, n_fft, hop_length, bands) == INVERTED and t >= n_fft // hop_length
+    if learned and fitting and inversion_weights():
+        sound_of = functools.partial(_sound_from_magnitudes, n_iter=n_iter, seed=seed)
+    else:
+        sound_of = functools.partial(_sound_from_bands, sr=sr, n_fft=n_fft,
+                                     hop_length=hop_length, n_iter=n_iter, seed=seed)
     phase = None
     y = np.zeros(t * hop_length, np.float32)
     fade = np.linspace(-0.5, 1.5, SOUND_OVERLAP * hop_length, dtype=np.float32).clip(0, 1)
@@ -2380,7 +2387,7 @@ def music_from_code(
         last = min(first + SOUND_BLOCK + SOUND_OVERLAP, t)
         rows = np.arange(first, last + 1).clip(max=t - 1)   # a frame more: sound lies between two
         block = code[:, rows].T
-        part, phase = _sound_block(block, sr, n_fft, hop_length, n_iter, phase, seed)
+        part, phase = sound_of(block, start=phase)
         at = first * hop_length
         if first:
             before = y[at:at + len(fade)]

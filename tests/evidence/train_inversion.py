@@ -18,10 +18,9 @@ import math
 import time
 from pathlib import Path
 
-from common import ROOT, command_line, gan  # first: it puts the project on the path
-
 import numpy as np
 import torch
+from common import ROOT, command_line, gan  # first: it puts the project on the path
 from torch import nn
 from torch.nn import functional
 
