@@ -122,10 +122,10 @@ class Inversion(nn.Module):
 class Music16:
     """Music in memory, 16 bit, from which equal excerpts are drawn: as likely from any track."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, n_jobs=-1):
         audio, _skipped = Music.audio_files(folder)
         self.paths = [path for path in audio if not is_held_out(path)]
-        sounds = Music.parallel(whole_track, [(path,) for path in self.paths], -1)
+        sounds = Music.parallel(whole_track, [(path,) for path in self.paths], n_jobs)
         self.sounds = [sound for sound in sounds if len(sound) > (FRAMES + 3) * Music.HOP_LENGTH]
 
     def draw(self, rng, count, samples):
