@@ -131,7 +131,7 @@ def test_training_learns_stops_and_goes_on(tmp_path, monkeypatch):
     for number in range(3):
         soundfile.write(music / f"{number}.flac", tune(5.0), Music.SR)
     (music / "broken.ogg").write_bytes(b"OggS" + bytes(500))
-    sources = [train_inversion.Music16(music, n_jobs=1)]
+    sources = [train_inversion.Music16("tunes", music, n_jobs=1)]
     assert len(sources[0].sounds) == 3
     fresh = train_inversion.State(0)
     code, size = train_inversion.Examples(sources, 9).draw()
@@ -144,4 +144,6 @@ def test_training_learns_stops_and_goes_on(tmp_path, monkeypatch):
     assert state.step == 30
     last = train_inversion.losses(state.net(code), size)
     assert last["loss/log"] < 0.9 * first["loss/log"]
-    assert (tmp_path / "inversion.npz").exists()
+    written = sorted(path.name for path in tmp_path.glob("*.*"))
+    assert written[-1] == "inversion.npz"
+    assert "events.out.tfevents.0.inversion" in written

@@ -1,6 +1,6 @@
 """Train the small network that turns a code into the magnitudes of a fine STFT.
 
-    python tests/evidence/train_inversion.py music [--steps 16000] [--out runs/recorded/inversion]
+    python tests/evidence/train_inversion.py music [--steps 19000] [--out runs/recorded/inversion]
 
 `music` is a folder of recorded music; clean scores are rendered beside it (`--scores`). Half of
 each batch is of either. A quarter of the tracks and pieces, by a hash of their names
@@ -8,13 +8,14 @@ each batch is of either. A quarter of the tracks and pieces, by a hash of their 
 
 Codes are made of the music in each step, at a level drawn anew, and half of them are made
 rough, as those of a generator are. The target is the STFT of the same music, window 2048 and
-hop 512: frames of the code, and one between each two. Two hours of two cores; what was done is
+hop 512: frames of the code, and one between each two. Eighty minutes of a core; what was done is
 kept in `--work` and gone on with. Writes `inversion.npz` (8 bits a weight, no pickle) and the
 TensorBoard summary of the training, which names the training data.
 """
 
 import copy
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -122,7 +123,8 @@ class Inversion(nn.Module):
 class Music16:
     """Music in memory, 16 bit, from which equal excerpts are drawn: as likely from any track."""
 
-    def __init__(self, folder, n_jobs=-1):
+    def __init__(self, name, folder, n_jobs=-1):
+        self.name = name
         audio, _skipped = Music.audio_files(folder)
         self.paths = [path for path in audio if not is_held_out(path)]
         sounds = Music.parallel(whole_track, [(path,) for path in self.paths], n_jobs)
@@ -137,9 +139,10 @@ class Music16:
             row[:] = sound[first:first + samples] / np.float32(32768)
         return found
 
-    def text(self, name):
+    @property
+    def about(self):
         hours = sum(map(len, self.sounds)) / Music.SR / 3600
-        return f"{name}: {len(self.sounds)} tracks or clips, {hours:.1f} hours"
+        return f"{self.name}: {len(self.sounds)} tracks or clips, {hours:.1f} hours"
 
 
 def whole_track(path):
@@ -272,6 +275,8 @@ def train(sources, steps, work, out, seed=0):
         print(f"going on from step {state.step}", flush=True)
     examples = Examples(sources, seed=seed + state.step)
     writer = gan.SummaryWriter(str(work), purge_step=state.step)
+    about = "; ".join(source.about for source in sources)
+    writer.add_text("training data", f"{about}; {steps} steps of {BATCH} excerpts", state.step)
     started = time.monotonic()
     first = state.step
     while state.step < steps:
@@ -285,7 +290,9 @@ def train(sources, steps, work, out, seed=0):
             shown = ", ".join(f"{tag} {value.item():.3f}" for tag, value in found.items())
             print(f"{state.step} steps, {pace:.2f} s each: {shown}", flush=True)
             write_weights(state.average, out)
-    writer.close()
+    gan.close_run(writer, "inversion")
+    for path in work.glob("events.*"):
+        shutil.copy2(path, out / path.name)
 
 
 def write_weights(net, out):
@@ -311,16 +318,15 @@ def main():
     parser = command_line(__doc__, "--worker")
     parser.add_argument("music", type=Path)
     parser.add_argument("--scores", type=Path, default=ROOT / "data" / "scores-clean")
-    parser.add_argument("--pieces", type=int, default=900)
-    parser.add_argument("--steps", type=int, default=16000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pieces", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=19000)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / "checkpoints" / "inversion")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     scores = Music.render_scores(options.scores, options.pieces, None)
-    sources = [Music16(scores), Music16(options.music)]
-    for name, source in zip(("rendered scores", "recorded music"), sources):
-        print(source.text(name), flush=True)
+    sources = [Music16("rendered scores", scores), Music16("recorded music", options.music)]
+    print(*[source.about for source in sources], sep="\n", flush=True)
     torch.set_num_threads(options.threads)
     train(sources, options.steps, options.work, options.out)
 
