@@ -76,7 +76,6 @@ EQUIVALENT = {
     "beaten_orders: 3 -> 4",                             # which configurations are tried
     "beaten_orders: 5 -> 7",
     "beaten_orders: 1e-09 -> 0.10000000120000001",
-    "closed_circle_distance: points - centre -> points + centre",       # the centre is 0
     "lipschitz_program: 1 -> 2",                         # a shape
     "entropic_plan: 20000 -> 24001",                     # a limit that is not reached
 }
