@@ -66,7 +66,7 @@ EQUIVALENT = {
     "noisy_step: x + first[1] -> x - first[1]",
     "noisy_step: half_y + second[0] -> half_y - second[0]",
     "noisy_step: half_x + second[1] -> half_x - second[1]",
-    "noisy_step: seen - mu * y + first[1] -> seen - mu * y - first[1]",
+    "noisy_step: seen - gamma * y + first[1] -> seen - gamma * y - first[1]",
     "derived_covariance: 2 -> 3",                        # errors that are 0
     "optimal_transport: 1.0 -> 1.3",                     # the scale of a cost of 0
     "best_delta: 1 -> 2",                                # a bracket
