@@ -189,9 +189,9 @@ def test_gradient_of_large_packs_is_a_number():
 OPTIONS = {
     "momentum": ("beta", 1, -0.5),
     "alternating momentum": ("beta", -1, 0),
-    "consensus": ("gamma", 3, 0),
-    "regularised": ("mu", 3, 0),
-    "alternating regularised": ("mu", 3, 0),
+    "consensus": ("omega", 3, 0),
+    "regularised": ("gamma", 3, 0),
+    "alternating regularised": ("gamma", 3, 0),
 }
 
 
@@ -223,7 +223,7 @@ def test_step_limits_at_the_ends():
     assert theory.step_limit("implicit") == math.inf
     assert theory.step_limit("simultaneous") == 0
     assert theory.step_limit("alternating momentum", beta=0.5) == 0
-    assert theory.step_limit("regularised", mu=1e9) == pytest.approx(2e-9)
+    assert theory.step_limit("regularised", gamma=1e9) == pytest.approx(2e-9)
 
 
 @few
@@ -434,9 +434,9 @@ def test_methods_refuse_options_that_they_do_not_have():
     with pytest.raises(ValueError):
         theory.spectral_radius("optimistic", 0.1, beta=0.3)
     with pytest.raises(ValueError):
-        theory.step_limit("regularised", mu=-1)
+        theory.step_limit("regularised", gamma=-1)
     with pytest.raises(ValueError):
-        theory.step_limit("regularised", mu=NAN)
+        theory.step_limit("regularised", gamma=NAN)
 
 
 # ---- whole ---------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ EQUIVALENT = {
     "noisy_step: x + first[1] -> x - first[1]",
     "noisy_step: half_y + second[0] -> half_y - second[0]",
     "noisy_step: half_x + second[1] -> half_x - second[1]",
-    "noisy_step: seen - mu * y + first[1] -> seen - mu * y - first[1]",
+    "noisy_step: seen - gamma * y + first[1] -> seen - gamma * y - first[1]",
     "derived_covariance: 2 -> 3",                        # errors that are 0
     "optimal_transport: 1.0 -> 1.3",                     # the scale of a cost of 0
     "best_delta: 1 -> 2",                                # a bracket
@@ -76,7 +76,6 @@ EQUIVALENT = {
     "beaten_orders: 3 -> 4",                             # which configurations are tried
     "beaten_orders: 5 -> 7",
     "beaten_orders: 1e-09 -> 0.10000000120000001",
-    "closed_circle_distance: points - centre -> points + centre",       # the centre is 0
     "lipschitz_program: 1 -> 2",                         # a shape
     "entropic_plan: 20000 -> 24001",                     # a limit that is not reached
 }
