@@ -2321,7 +2321,7 @@ def music_from_code(
     sr: float = SR,
     n_fft: int = N_FFT,
     hop_length: int = HOP_LENGTH,
-    n_iter: int = 64,
+    n_iter: int = 96,
     seed: int = 0,
     learned: bool = True,
 ) -> np.ndarray:

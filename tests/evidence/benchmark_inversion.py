@@ -29,7 +29,7 @@ SIZE = {"n_fft": Music.N_FFT, "hop_length": Music.HOP_LENGTH}
 FINE = {"n_fft": Music.N_FFT, "hop_length": Music.HOP_LENGTH // 2}
 PITCHES = {"sr": Music.SR, "n_fft": 8192, "hop_length": 2048, "fmin": 80, "fmax": 2000}
 SAMPLES = SECONDS * Music.SR // Music.HOP_LENGTH * Music.HOP_LENGTH
-STEPS = 64
+STEPS = 96
 FEW = 3           # clips for a method that takes a minute each
 EDGE = 2          # frames at either end whose codes depend on what lies beyond
 
@@ -83,12 +83,12 @@ def pseudo_inverse(example):
 
 def bands_alone(example):
     """Ours without the learned magnitudes."""
-    return Music.music_from_code(example.code, n_iter=STEPS, learned=False)
+    return Music.music_from_code(example.code, learned=False)
 
 
 def learned(example):
     """Ours."""
-    return Music.music_from_code(example.code, n_iter=STEPS)
+    return Music.music_from_code(example.code)
 
 
 def true_magnitudes(example):
