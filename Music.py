@@ -2075,33 +2075,235 @@ def _first_spectra(frames, magnitude, phase):
         yield magnitude[rows] * turn
 
 
-def _sound_block(code, sr, n_fft, hop_length, n_iter, start, seed):
-    """Sound of the rows of `code`, and the turned phase at the row where the next block starts."""
-    filters = mel_filters(sr, n_fft, code.shape[1]).toarray()
+def _spread(filters):
+    """Share of each band in each bin `(bands, bins)`: turns levels of bands into those of bins."""
     back = filters / np.maximum(filters.sum(0), 1e-6)
     back[:, 0] = back[:, 1]     # no triangle covers the ends
     back[:, -1] = back[:, -2]
-    finer = _largest_divisor(hop_length, at_most=8 * hop_length // n_fft)
-    rows = _interpolated(code, finer)
-    mel = 10 ** (db_from_code(rows) / 10)
-    frames = _Frames(mel, n_fft, hop_length // finer)
-    phase, turned = _first_phase(mel, filters, n_fft, hop_length // finer, start, seed)
-    density = mel / np.maximum(filters.sum(1), 0.1)
-    magnitude = np.sqrt(np.where(rows > -1, density, 0) @ back)
-    y = frames.join(_first_spectra(frames, magnitude, phase))
+    return back
+
+
+def _corrected_sound(y, frames, filters, n_iter, momentum):
+    """Steps of fast Griffin-Lim that change magnitudes only by what their bands lack."""
+    back = _spread(filters)
     last = y
-    momentum = 0.99
-    for i in range(n_iter):
-        if i == n_iter // 4:   # frames between those of the code have done their part
-            frames = _Frames(mel[::finer], n_fft, hop_length)
-            momentum = 0.9
-            last = y
+    for _ in range(n_iter):
         now = np.clip(y, -1, 1)
         ahead = now + momentum * (now - last)
         last = now
         y = frames.join(frames.corrected(ahead, filters, back))
+    return y
+
+
+def _sound_from_bands(code, start, sr, n_fft, hop_length, n_iter, seed):
+    """Sound of the rows of `code`, and the turned phase at the row where the next block starts."""
+    filters = mel_filters(sr, n_fft, code.shape[1]).toarray()
+    finer = _largest_divisor(hop_length, at_most=8 * hop_length // n_fft)
+    rows = _interpolated(code, finer)
+    mel = 10 ** (db_from_code(rows) / 10)
+    frames = _Frames(mel, n_fft, hop_length // finer)
+    phase, turned = _first_phase(mel, filters, n_fft, hop_length // finer, start or 0.0, seed)
+    density = mel / np.maximum(filters.sum(1), 0.1)
+    magnitude = np.sqrt(np.where(rows > -1, density, 0) @ _spread(filters))
+    y = frames.join(_first_spectra(frames, magnitude, phase))
+    between = n_iter // 4   # then frames between those of the code have done their part
+    y = _corrected_sound(y, frames, filters, between, momentum=0.99)
+    frames = _Frames(mel[::finer], n_fft, hop_length)
+    y = _corrected_sound(y, frames, filters, n_iter - between, momentum=0.9)
     next_start = min(SOUND_BLOCK * finer, len(turned) - 1)
     return y, turned[next_start] % (2 * np.pi)
+
+
+INVERSION = WEIGHTS.parents[1] / "inversion" / "inversion.npz"
+INVERTED = (SR, N_FFT, HOP_LENGTH, N_MELS)   # sizes that the learned inversion is for
+FINER = 2            # frames of its magnitudes in each hop of the code
+DILATIONS = (1, 1, 2, 1)   # of its blocks; the first stands before the frames are doubled
+FOLLOWED = 7         # times that the way to a peak is doubled: 128 bins
+
+
+@functools.lru_cache(maxsize=1)
+def inversion_weights() -> dict[str, np.ndarray]:
+    """Weights of the learned inversion; none, and a warning, where their file is missing."""
+    try:
+        with np.load(INVERSION) as kept:
+            weights = {name: kept[name].astype(np.float32) for name in kept.files}
+    except FileNotFoundError:
+        warnings.warn(f"no {INVERSION.name} beside Music.py (under runs): sound is made from the "
+                      "bands alone, less well than by the learned inversion", stacklevel=2)
+        return {}
+    for name in [name for name in weights if name.endswith(".unit")]:
+        weights[name.removesuffix(".unit")] *= weights.pop(name)   # kept in 8 bits a weight
+    return weights
+
+
+def _linear(x, weights, name):
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def _normalised(x, weights, name):
+    centred = x - x.mean(1, keepdims=True)
+    variance = np.mean(centred ** 2, axis=1, keepdims=True)
+    scaled = centred / np.sqrt(variance + 1e-5)
+    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def _over_time(x, taps, dilation):
+    """Weighted sum of rows around each row, by column: `taps` (odd, columns)."""
+    reach = len(taps) // 2 * dilation
+    padded = np.pad(x, ((reach, reach), (0, 0)))
+    total = np.zeros_like(x)
+    for k, tap in enumerate(taps):
+        first = k * dilation
+        total += tap * padded[first:first + len(x)]
+    return total
+
+
+def _residual_block(x, weights, name, dilation):
+    near = _over_time(x, weights[f"{name}.taps"], dilation)
+    up = _linear(_normalised(near, weights, f"{name}.norm"), weights, f"{name}.up")
+    gate = scipy.special.ndtr(up)       # GELU
+    down = _linear(up * gate, weights, f"{name}.down")
+    return x + weights[f"{name}.scale"] * down
+
+
+def fine_magnitudes(code: np.ndarray) -> np.ndarray:
+    """Guess the STFT from a code, at twice its frames: what the bands blur, a network has learned.
+
+    Parameters
+    ----------
+    code : np.ndarray [shape=(n_mels, t)]
+        Of the default sizes.
+
+    Returns
+    -------
+    np.ndarray [shape=(1 + n_fft / 2, 2 t - 1)], float32
+        Natural logarithm of the magnitudes for hops of half the code's.
+
+    References
+    ----------
+    Z. Liu et al., "A ConvNet for the 2020s", CVPR 2022: the blocks, here over time alone.
+    """
+    weights = inversion_weights()
+    rows = np.asarray(code, np.float32).T
+    filters = mel_filters(SR, N_FFT, N_MELS).toarray()
+    back = _spread(filters)
+    flat = np.log(np.maximum(filters.sum(1), 0.1))
+    log_power = np.log(10) / 10 * db_from_code(rows)
+    base = (log_power - flat) @ back / 2
+    padded = np.pad(rows, ((1, 1), (0, 0)))
+    three = np.hstack([padded[:-2], padded[1:-1], padded[2:]])
+    with _one_thread():
+        h = _linear(three, weights, "embed")
+        for number, dilation in enumerate(DILATIONS):
+            h = _residual_block(h, weights, f"blocks.{number}", dilation)
+            if number == 0:
+                h = _interpolated(h, FINER)
+        change = _linear(_normalised(h, weights, "norm"), weights, "head")
+    return (change + _interpolated(base, FINER)).T.astype(np.float32)
+
+
+class _Bands:
+    """The power `mel` `(t, bands)` that the bands have in every second frame of magnitudes."""
+
+    def __init__(self, code):
+        low, high = DB_RANGE
+        self.least = 10 ** (low / 10)
+        self.most = 10 ** (high / 10)
+        self.filters = mel_filters(SR, N_FFT, N_MELS).toarray().astype(np.float32)
+        self.back = _spread(self.filters).T
+        self.mel = 10 ** (db_from_code(code) / 10)
+        heard = (code > -1) @ self.back.T    # bins of bands that are silent hold nothing
+        self.heard = _interpolated(heard, FINER).T > 0
+
+    def held(self, size, own, share=1.0):
+        """Magnitudes `size` `(bins, frames)`, scaled by a share of what the bands of `own` lack."""
+        power = self.filters @ own[:, ::FINER] ** 2
+        lack = np.log(self.mel.T / np.clip(power, self.least, self.most)) / 2
+        change = np.clip(share * self.back @ lack, -2, 2)
+        return size * np.exp(_interpolated(change.T, FINER).T)
+
+
+def _peaks_of_bins(log_size):
+    """The peak that each bin `(bins, t)` belongs to, and the turn of its sine in radians a hop.
+
+    A Hann window shows a sine of a frequency between two bins in a known ratio.
+    """
+    bins = np.arange(len(log_size))[:, None]
+    padded = np.pad(log_size, ((1, 1), (0, 0)), constant_values=-1e4)
+    below = padded[:-2]
+    above = padded[2:]
+    uphill = np.where(above > below, 1, -1)
+    higher = np.maximum(below, above)
+    peak = bins + np.where(log_size >= higher, 0, uphill)
+    for _ in range(FOLLOWED):
+        peak = np.take_along_axis(peak, peak, 0)
+    ratio = np.exp(np.minimum(higher - log_size, 0))
+    offset = (2 * ratio - 1) / (ratio + 1)
+    frequency = bins + uphill * np.clip(offset, -0.5, 0.5)
+    turn = 2 * np.pi * HOP_LENGTH / FINER / N_FFT * frequency
+    return peak, np.take_along_axis(turn, peak, 0)
+
+
+def _phase_of_peaks(log_size, start, seed):
+    """Phase of every bin if each peak were a sine (Beauregard 2015): `(bins, t)`, and all states.
+
+    A state is the phase and the turn of each bin at a frame; `start` is that of the first.
+    """
+    peak, turn = _peaks_of_bins(log_size)
+    rng = np.random.default_rng(seed)
+    random = rng.uniform(0, 2 * np.pi, len(log_size))
+    phase, before = start or (random, turn[:, 0])
+    states: list[tuple[np.ndarray, np.ndarray]] = []
+    near = 2 * np.pi * HOP_LENGTH / FINER / N_FFT    # a bin
+    for own, now in zip(peak.T, turn.T):
+        if states or start is None:
+            same = np.abs(before[own] - now) < near
+            mean = (now + before[own]) / 2
+            phase = phase[own] + np.where(same, mean, now)
+        phase = phase % (2 * np.pi)
+        states.append((phase, now))
+        before = now
+    return np.array([phase for phase, _turn in states]).T, states
+
+
+def _fast_griffin_lim(size, phase, bands, n_iter):
+    """Sound whose STFT has nearly these magnitudes `(bins, t)`, from a first phase on.
+
+    Frames that overlap never agree wholly, and what is lost is power: every few steps the
+    magnitudes are raised by what the sound's own bands lack.
+    """
+    import librosa
+    hop = HOP_LENGTH // FINER
+    samples = (size.shape[1] - 1) * hop
+    middle = np.pi * np.arange(len(size))[:, None]    # a frame's middle is its time 0
+    spectrum = size * np.exp(1j * (phase + middle))
+    spectrum = spectrum.astype(np.complex64)
+    last = None
+    for step in range(n_iter):
+        y = librosa.istft(spectrum, hop_length=hop, length=samples)
+        now = librosa.stft(y, n_fft=N_FFT, hop_length=hop)
+        if 3 * step >= n_iter and step % 4 == 0:
+            size = bands.held(size, np.abs(now), share=0.5)
+        ahead = now if last is None else now + 0.99 * (now - last)
+        last = now
+        spectrum = size * ahead / np.maximum(np.abs(ahead), 1e-9)
+    return librosa.istft(spectrum, hop_length=hop, length=samples)
+
+
+def _sound_from_magnitudes(code, start, n_iter, seed):
+    """Sound of the rows of `code` by the learned magnitudes, and the state of the next block."""
+    bands = _Bands(code)
+    size = np.exp(fine_magnitudes(code.T))
+    for _ in range(2):
+        size = bands.held(size, size)
+    phase, states = _phase_of_peaks(np.log(size), start, seed)
+    size = bands.heard * size
+    corrections = n_iter // 4
+    y = _fast_griffin_lim(size, phase, bands, n_iter - corrections)
+    frames = _Frames(bands.mel, N_FFT, HOP_LENGTH)
+    y = _corrected_sound(y, frames, bands.filters, corrections, momentum=0.9)
+    next_start = min(SOUND_BLOCK * FINER, len(states) - 1)
+    return y, states[next_start]
 
 
 def _checked_code(code):
@@ -2119,18 +2321,25 @@ def music_from_code(
     sr: float = SR,
     n_fft: int = N_FFT,
     hop_length: int = HOP_LENGTH,
-    n_iter: int = 64,
+    n_iter: int = 96,
     seed: int = 0,
+    learned: bool = True,
 ) -> np.ndarray:
     """Turn a code back into sound.
 
-    Starts from sines at the peaks of the bands and goes on as fast Griffin-Lim does, with one
-    difference: the magnitudes of a step are not fixed, but those of the step before, scaled by
-    what their bands lack. Bands are all that a code tells; leaving the bins free lets frames
-    agree, so that nearly the same code comes back. The first quarter of the steps also holds
-    frames between those of the code to its interpolation, so that sound is steady from frame
-    to frame. Codes of -1 and 1, the ends of `DB_RANGE`, mean "at most" and "at least"; a code
-    of -1 throughout is silence.
+    For codes of the default sizes a small network guesses the magnitudes of an STFT of twice as
+    many frames (`fine_magnitudes`). Their peaks, taken for sines, give the first phase, fast
+    Griffin-Lim the phase that frames agree on; every few steps the magnitudes are scaled by
+    what the bands of the sound lack. The last quarter of the steps changes the sound by that
+    alone, so that nearly the same code comes back.
+
+    For other sizes, or without the weights (a warning says so, once), the peaks are those of
+    the bands, and all steps are of the last kind: bands are all that a code tells, and leaving
+    the bins free lets frames agree. The first quarter then also holds frames between those of
+    the code to its interpolation, so that sound is steady from frame to frame.
+
+    Codes of -1 and 1, the ends of `DB_RANGE`, mean "at most" and "at least"; a code of -1
+    throughout is silence.
 
     Parameters
     ----------
@@ -2143,6 +2352,8 @@ def music_from_code(
         Steps; the error falls slowly beyond the default.
     seed : int
         Of the phases in the first frame.
+    learned : bool
+        False: from the bands alone, whatever the sizes.
 
     Returns
     -------
@@ -2162,15 +2373,21 @@ def music_from_code(
     G. T. Beauregard, M. Harish and L. Wyse, "Single pass spectrogram inversion", DSP 2015.
     """
     code = _checked_code(code)
-    t = code.shape[1]
-    phase = 0.0
+    bands, t = code.shape
+    fitting = (sr, n_fft, hop_length, bands) == INVERTED and t >= n_fft // hop_length
+    if learned and fitting and inversion_weights():
+        sound_of = functools.partial(_sound_from_magnitudes, n_iter=n_iter, seed=seed)
+    else:
+        sound_of = functools.partial(_sound_from_bands, sr=sr, n_fft=n_fft,
+                                     hop_length=hop_length, n_iter=n_iter, seed=seed)
+    phase = None
     y = np.zeros(t * hop_length, np.float32)
     fade = np.linspace(-0.5, 1.5, SOUND_OVERLAP * hop_length, dtype=np.float32).clip(0, 1)
     for first in range(0, max(1, t - SOUND_OVERLAP), SOUND_BLOCK):
         last = min(first + SOUND_BLOCK + SOUND_OVERLAP, t)
         rows = np.arange(first, last + 1).clip(max=t - 1)   # a frame more: sound lies between two
         block = code[:, rows].T
-        part, phase = _sound_block(block, sr, n_fft, hop_length, n_iter, phase, seed)
+        part, phase = sound_of(block, start=phase)
         at = first * hop_length
         if first:
             before = y[at:at + len(fade)]

@@ -1,41 +1,62 @@
-"""From codes back to sound: ours beside librosa's, and beside Griffin-Lim on fixed magnitudes.
+"""From codes back to sound: the learned inversion beside the bands alone, a peer and a bound.
 
-    python tests/evidence/benchmark_inversion.py [folder of music] [--clips 27]
+    python tests/evidence/benchmark_inversion.py [folder of music] [--clips 45] [--record name]
 
-Without a folder: clean scores, rendered into a temporary one. Clips of 10 s, one a track. Error
-is that of the code of the sound against the code that it was made from, in dB, down to 80 dB
-below the clip's maximum. Run with OMP_NUM_THREADS=1 for speeds of one core.
+Without a folder: clean scores, rendered into a temporary one. Clips of 10 s of tracks that the
+inversion was not trained on, the sub-folders (repertoires, styles) in turn. *True magnitudes*
+gives the phase alone to fast Griffin-Lim, from the magnitudes of the music itself: a bound for
+whatever guesses them. `--record` keeps means, worst values and the means of each sub-folder in
+`runs/recorded/inversion`. (librosa's own `mel_to_audio` is left out: its least squares take
+minutes a clip.) Run with OMP_NUM_THREADS=1 for speeds of one core.
 """
 
 import argparse
+import collections
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import common  # noqa: F401  (puts the project on the path)
+import common  # first of the project's own: it puts them on the path
 import librosa
 import numpy as np
 
 import Music
-from train_gain import SECONDS, excerpts
+from train_gain import SECONDS, excerpts, is_held_out
 
+RECORDED = common.RECORDED / "inversion"
 SIZE = {"n_fft": Music.N_FFT, "hop_length": Music.HOP_LENGTH}
+FINE = {"n_fft": Music.N_FFT, "hop_length": Music.HOP_LENGTH // 2}
+PITCHES = {"sr": Music.SR, "n_fft": 8192, "hop_length": 2048, "fmin": 80, "fmax": 2000}
+SAMPLES = SECONDS * Music.SR // Music.HOP_LENGTH * Music.HOP_LENGTH
+STEPS = 96
+EDGE = 2          # frames at either end whose codes depend on what lies beyond
 
 
 class Measured(NamedTuple):
     """What is measured of a clip that became a code, and sound again."""
 
-    rmse: float         # dB
-    absolute: float     # mean absolute error, dB
-    onsets: float       # correlation of their strengths
-    seconds: float      # that the way back took
+    convergence: float     # dB: energy of the magnitudes over that of their error
+    log_stft: float        # dB, root mean square, down to 60 dB below the clip's maximum
+    code: float            # dB: RMSE of the code of the sound
+    cents: float           # median distance of the strongest partials of a frame
+    onsets: float          # correlation of their strengths
+    speed: float           # times real time
 
+
+class Example(NamedTuple):
+    """Ten seconds of a track."""
+
+    label: str
+    y: np.ndarray       # (n,)
+    code: np.ndarray    # (n_mels, t)
+
+
+# ---------------------------------------------------------------- ways back
 
 def code_of(y):
     """Code (n_mels, t) of a waveform."""
-    return Music.code_from_mel(Music.mel_spectrogram(y))
+    return Music.code_from_mel(Music.mel_spectrogram(y)).astype(np.float32)
 
 
 def mel_power(code):
@@ -44,100 +65,176 @@ def mel_power(code):
     return 10 ** (db / 10)
 
 
-def librosas(code):
-    """librosa's own way back: least squares for the magnitude, then fast Griffin-Lim."""
-    return librosa.feature.inverse.mel_to_audio(mel_power(code), sr=Music.SR, n_iter=32, htk=True,
-                                                norm=None, **SIZE)
-
-
-def fixed_magnitude(code):
+def pseudo_inverse(example):
     """Pseudo-inverse for the magnitude, then fast Griffin-Lim."""
-    filters = Music.mel_filters(Music.SR, Music.N_FFT, len(code)).toarray()
+    filters = Music.mel_filters(Music.SR, Music.N_FFT, Music.N_MELS).toarray()
     inverse = np.linalg.pinv(filters)
-    power = np.maximum(inverse @ mel_power(code), 0)
-    return librosa.griffinlim(np.sqrt(power), n_iter=32, random_state=0, **SIZE)
+    power = np.maximum(inverse @ mel_power(example.code), 0)
+    return librosa.griffinlim(np.sqrt(power), n_iter=STEPS, random_state=0, **SIZE)
+
+
+def bands_alone(example):
+    """Ours without the learned magnitudes."""
+    return Music.music_from_code(example.code, learned=False)
+
+
+def learned(example):
+    """Ours."""
+    return Music.music_from_code(example.code)
+
+
+def true_magnitudes(example):
+    """Phase alone is lost."""
+    magnitude = np.abs(librosa.stft(example.y, **FINE))
+    return librosa.griffinlim(magnitude, n_iter=STEPS, random_state=0, **FINE)
 
 
 METHODS = {
-    "librosa mel_to_audio": librosas,
-    "pseudo-inverse + Griffin-Lim": fixed_magnitude,
-    "ours": Music.music_from_code,
+    "pseudo-inverse + Griffin-Lim": pseudo_inverse,
+    "ours, bands alone": bands_alone,
+    "ours, learned": learned,
+    "true magnitudes (bound)": true_magnitudes,
 }
 
 
-def error_db(code, again):
-    """Error of the second code in dB, down to 80 dB below the maximum of the first."""
-    truth = Music.db_from_code(code)
-    estimate = Music.db_from_code(again)
-    foot = truth.max() - 80
-    return np.maximum(estimate, foot) - np.maximum(truth, foot)
+# ---------------------------------------------------------------- measures
+
+def decibels(ratio):
+    """A ratio of amplitudes in dB."""
+    return 20 * np.log10(ratio)
+
+
+def convergence_db(truth, found):
+    """Spectral convergence of magnitudes, as a level above the error; more is better."""
+    error = np.linalg.norm(found - truth)
+    return decibels(np.linalg.norm(truth) / error)
+
+
+def log_distance_db(truth, found):
+    """RMS difference in dB where the truth lies at most 60 dB below its maximum."""
+    loudest = truth.max()
+    seen = truth > loudest * 1e-3
+    heard = np.maximum(found[seen], loudest * 1e-4)
+    difference = decibels(heard / truth[seen])
+    return np.sqrt(np.mean(difference ** 2))
+
+
+def strongest_partials(y):
+    """Frequency of the strongest partial of each frame, Hz."""
+    hz, magnitude = librosa.piptrack(y=y, **PITCHES)
+    strongest = magnitude.argmax(0)
+    return np.take_along_axis(hz, strongest[None], 0)[0]
+
+
+def cents_off(y, sound):
+    """Median distance of the strongest partials where both lie within a semitone, cents."""
+    first = strongest_partials(y)
+    second = strongest_partials(sound)
+    both = (first > 0) & (second > 0)
+    cents = 1200 * np.abs(np.log2(second[both] / first[both]))
+    return np.median(cents[cents < 100])
 
 
 def onset_correlation(y, sound):
-    """Correlation of the onset strengths of two waveforms, as far as both go."""
+    """Correlation of the onset strengths of two waveforms."""
     first = librosa.onset.onset_strength(y=y, sr=Music.SR)
-    second = librosa.onset.onset_strength(y=sound[:len(y)], sr=Music.SR)
-    frames = min(len(first), len(second))
-    return np.corrcoef(first[:frames], second[:frames])[0, 1]
+    second = librosa.onset.onset_strength(y=sound, sr=Music.SR)
+    return np.corrcoef(first, second)[0, 1]
 
 
-def measure(y, method):
-    """Send a clip through its code and back: `Measured`."""
-    code = code_of(y)
+def code_error_db(code, sound):
+    """RMSE of the code of a sound against the code that it was made from, dB."""
+    again = code_of(sound)[:, :code.shape[1]]
+    error = Music.db_from_code(again) - Music.db_from_code(code)
+    inner = error[:, EDGE:-EDGE]
+    return np.sqrt(np.mean(inner ** 2))
+
+
+def measure(example, method):
+    """Send an example through its code and back: `Measured`."""
+    y = example.y
     started = time.process_time()
-    sound = method(code)
+    sound = method(example)
     seconds = time.process_time() - started
-    frames = code.shape[1]
-    again = code_of(sound)[:, :frames]
-    error = error_db(code, again)
-    rmse = np.sqrt(np.mean(error ** 2))
-    absolute = np.abs(error).mean()
-    return Measured(rmse, absolute, onset_correlation(y, sound), seconds)
+    sound = np.resize(sound[:len(y)], len(y)).astype(np.float32)
+    truth = np.abs(librosa.stft(y, **FINE))
+    found = np.abs(librosa.stft(sound, **FINE))
+    return Measured(
+        convergence_db(truth, found),
+        log_distance_db(truth, found),
+        code_error_db(example.code, sound),
+        cents_off(y, sound),
+        onset_correlation(y, sound),
+        len(y) / Music.SR / seconds,
+    )
 
 
-def first_clips(folder, count):
-    """The first 10 s of so many tracks, spread over the sub-folders."""
+# ---------------------------------------------------------------- music, tables, record
+
+def held_out_examples(folder, count):
+    """Ten seconds of so many held-out tracks, the sub-folders in turn."""
     found, _ = Music.audio_files(folder)
-    tracks = Music.labels_in_turn(found, Path(folder))
-    clips = []
-    for path in tracks[:count]:
-        clips += excerpts(path, (0,))
-    return clips
+    held_out = [path for path in found if is_held_out(path)]
+    examples = []
+    for path in Music.labels_in_turn(held_out, Path(folder)):
+        if len(examples) == count:
+            break
+        for y in excerpts(path, (1,)):
+            y = y[:SAMPLES].astype(np.float32)
+            label = path.relative_to(folder).parts[0]
+            examples.append(Example(label, y, code_of(y)))
+    return examples
 
 
-def print_row(name, measured):
-    """Print means of a method over all clips, and its worst RMSE."""
-    mean = Measured(*np.mean(measured, axis=0))
-    worst = max(each.rmse for each in measured)
-    speed = SECONDS / mean.seconds
-    print(f"{name:30} {mean.rmse:5.2f} ({worst:4.2f})  {mean.absolute:14.2f}  {mean.onsets:6.2f}"
-          f"  {speed:15.1f}", flush=True)
+def by_label(examples, rows):
+    """Mean convergence of each label, dB."""
+    values = collections.defaultdict(list)
+    for example, row in zip(examples, rows):
+        values[example.label].append(row.convergence)
+    return {label: float(np.mean(values[label])) for label in sorted(values)}
 
 
-def benchmark(folder, count):
-    """Print a row of each method."""
-    clips = first_clips(folder, count)
-    print(f"corpus {Path(folder).name}, {len(clips)} tracks, 10 s of each; {Music.N_FFT} / "
-          f"{Music.HOP_LENGTH} / {Music.N_MELS} bands; librosa {version('librosa')}, "
-          f"numpy {version('numpy')}\n")
-    print(f"{'':30} RMSE (worst)  mean abs. (dB)  onsets  times real time")
-    start = clips[0][:3 * Music.SR]
+def summary(examples, rows):
+    """What is kept of a method: means, the worst clip's convergence, and means by label."""
+    means = [float(value) for value in np.mean(rows, axis=0)]
+    return {
+        **dict(zip(Measured._fields, means)),
+        "worst convergence": float(min(row.convergence for row in rows)),
+        "convergence by label": by_label(examples, rows),
+    }
+
+
+def benchmark(examples):
+    """Measure and print each method: a summary by name."""
+    print(f"{'':30}" + "".join(f"{field:>12}" for field in Measured._fields))
+    rows = {}
     for name, method in METHODS.items():
-        method(code_of(start))      # warms up
-        measured = [measure(y, method) for y in clips]
-        print_row(name, measured)
+        measure(examples[0], method)     # warms up
+        rows[name] = [measure(example, method) for example in examples]
+        mean = np.mean(rows[name], axis=0)
+        print(f"{name:30}" + "".join(f"{value:12.2f}" for value in mean), flush=True)
+    gains = []
+    for before, after in zip(rows["ours, bands alone"], rows["ours, learned"]):
+        gains.append(after.convergence - before.convergence)
+    print(f"convergence gained by learning: {np.mean(gains):.1f} dB, at least {min(gains):.1f} dB")
+    found = {name: summary(examples, rows[name]) for name in METHODS}
+    return {"clips": len(examples), "least gain": float(min(gains)), "methods": found}
 
 
 def main():
     title, *_ = __doc__.splitlines()
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--clips", type=int, default=27)
+    parser.add_argument("--clips", type=int, default=45)
+    parser.add_argument("--record", help="name of the record")
     options = parser.parse_args()
-    count = options.clips
     with tempfile.TemporaryDirectory(prefix="rendered-") as temporary:
-        folder = options.folder or Music.render_scores(temporary, count, None, seconds=10)
-        benchmark(folder, count)
+        folder = options.folder
+        if folder is None:
+            folder = Music.render_scores(temporary, 8 * options.clips, None)
+        found = benchmark(held_out_examples(folder, options.clips))
+    if options.record:
+        common.write_json(RECORDED / f"{options.record}.json", common.rounded(found))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""The learned inversion: its training, its numpy twin, and what `music_from_code` does with it."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import Music
+from helpers import ROOT, tune
+
+sys.path.insert(0, str(ROOT / "tests" / "evidence"))
+
+import benchmark_inversion
+import train_inversion
+
+
+@pytest.fixture
+def weights_at(monkeypatch):
+    """A function that makes `Music` read its inversion from another file, until the test ends."""
+    def read_from(path):
+        monkeypatch.setattr(Music, "INVERSION", path)
+        Music.inversion_weights.cache_clear()
+
+    yield read_from
+    Music.inversion_weights.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    """Ten seconds of held-out pieces, each of another repertoire."""
+    folder = tmp_path_factory.mktemp("pieces")
+    Music.render_scores(folder, 16, None, seconds=22,
+                        repertoires=("chorale", "german", "irish", "chinese"))
+    return benchmark_inversion.held_out_examples(folder, 3)
+
+
+def code_of(y):
+    """Code (n_mels, t) of a waveform."""
+    return Music.code_from_mel(Music.mel_spectrogram(y)).astype(np.float32)
+
+
+def test_weights_are_small_and_need_no_pickle():
+    assert Music.INVERSION.stat().st_size <= 3e6
+    with np.load(Music.INVERSION, allow_pickle=False) as kept:
+        kinds = {kept[name].dtype.kind for name in kept.files}
+    assert kinds <= {"i", "f"}
+
+
+def test_numpy_gives_what_torch_gives(tmp_path, weights_at):
+    torch.manual_seed(3)
+    net = train_inversion.Inversion()
+    torch.nn.init.normal_(net.head.weight, std=0.05)
+    train_inversion.write_weights(net, tmp_path)
+    weights_at(tmp_path / "inversion.npz")
+    read = {name: torch.tensor(value) for name, value in Music.inversion_weights().items()}
+    net.load_state_dict(read)
+    code = code_of(tune(2.0))
+    with torch.no_grad():
+        expected = net(torch.tensor(code.T)[None])[0].T.numpy()
+    found = Music.fine_magnitudes(code)
+    assert found.shape == (1025, 2 * code.shape[1] - 1)
+    assert np.abs(found - expected).max() < 1e-3
+
+
+def test_eight_bits_move_no_weight_by_more_than_half_a_unit(tmp_path, weights_at):
+    torch.manual_seed(4)
+    net = train_inversion.Inversion()
+    train_inversion.write_weights(net, tmp_path)
+    weights_at(tmp_path / "inversion.npz")
+    kept = Music.inversion_weights()["head.weight"]
+    truth = net.head.weight.detach().numpy()
+    unit = np.abs(truth).max(1, keepdims=True) / 127
+    assert (np.abs(kept - truth) <= 0.51 * unit).all()
+
+
+def test_learned_magnitudes_beat_the_bands_alone(held_out):
+    assert len({example.label for example in held_out}) > 1
+    for example in held_out:
+        before = benchmark_inversion.measure(example, benchmark_inversion.bands_alone)
+        after = benchmark_inversion.measure(example, benchmark_inversion.learned)
+        assert after.convergence > before.convergence + 2
+        assert after.log_stft < before.log_stft - 1
+        assert after.code < 1
+
+
+def test_blocks_meet_without_a_seam(held_out, monkeypatch):
+    code = held_out[0].code
+    whole = Music.music_from_code(code)
+    monkeypatch.setattr(Music, "SOUND_BLOCK", 60)
+    parts = Music.music_from_code(code)
+    errors = []
+    for sound in (whole, parts):
+        again = code_of(sound)[:, :code.shape[1]]
+        difference = Music.db_from_code(again) - Music.db_from_code(code)
+        errors.append(np.sqrt(np.mean(difference ** 2, axis=0)))
+    around = np.concatenate([errors[1][at - 4:at + 12] for at in (60, 120, 180)])
+    assert around.mean() < errors[0].mean() + 0.5
+
+
+def test_a_silent_passage_stays_silent():
+    code = np.concatenate([code_of(tune(2.0)), -np.ones((Music.N_MELS, 40), np.float32)], axis=1)
+    sound = Music.music_from_code(code)
+    assert np.abs(sound[-30 * Music.HOP_LENGTH:]).max() < 1e-3
+    assert np.abs(sound).max() > 0.05
+
+
+def test_without_weights_sound_is_made_from_the_bands_and_says_so_once(tmp_path, weights_at):
+    code = code_of(tune(1.0))
+    weights_at(tmp_path / "none.npz")
+    with pytest.warns(UserWarning, match=r"none\.npz"):
+        sound = Music.music_from_code(code)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = Music.music_from_code(code)
+        alone = Music.music_from_code(code, learned=False)
+    assert np.array_equal(sound, again)
+    assert np.array_equal(sound, alone)
+
+
+@pytest.mark.slow
+def test_training_learns_stops_and_goes_on(tmp_path, monkeypatch):
+    for name, small in (("BATCH", 4), ("WIDTH", 48), ("HIDDEN", 64), ("FRAMES", 9)):
+        monkeypatch.setattr(train_inversion, name, small)
+    monkeypatch.setattr(train_inversion, "KEEP_EVERY", 10)
+    monkeypatch.setattr(train_inversion, "is_held_out", lambda path: False)
+    music = tmp_path / "music"
+    music.mkdir()
+    for number in range(3):
+        soundfile.write(music / f"{number}.flac", tune(5.0), Music.SR)
+    (music / "broken.ogg").write_bytes(b"OggS" + bytes(500))
+    sources = [train_inversion.Music16("tunes", music, n_jobs=1)]
+    assert len(sources[0].sounds) == 3
+    fresh = train_inversion.State(0)
+    code, size = train_inversion.Examples(sources, 9).draw()
+    first = train_inversion.losses(fresh.net(code), size)
+    work = tmp_path / "work"
+    train_inversion.train(sources, 10, work, tmp_path)
+    train_inversion.train(sources, 30, work, tmp_path)
+    state = train_inversion.State(0)
+    state.load(work / "inversion.pt")
+    assert state.step == 30
+    last = train_inversion.losses(state.net(code), size)
+    assert last["loss/log"] < 0.9 * first["loss/log"]
+    written = sorted(path.name for path in tmp_path.glob("*.*"))
+    assert written[-1] == "inversion.npz"
+    assert "events.out.tfevents.0.inversion" in written
