@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "tests" / "evidence"))
 
 import benchmark_inversion
 import train_inversion
+from benchmark_inversion import code_of
 
 
 @pytest.fixture
@@ -35,11 +36,6 @@ def held_out(tmp_path_factory):
     Music.render_scores(folder, 16, None, seconds=22,
                         repertoires=("chorale", "german", "irish", "chinese"))
     return benchmark_inversion.held_out_examples(folder, 3)
-
-
-def code_of(y):
-    """Code (n_mels, t) of a waveform."""
-    return Music.code_from_mel(Music.mel_spectrogram(y)).astype(np.float32)
 
 
 def test_weights_are_small_and_need_no_pickle():
