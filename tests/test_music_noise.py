@@ -16,12 +16,13 @@ from helpers import ROOT, tune
 
 TRAIN = """
 import sys
+from pathlib import Path
 sys.path[:0] = ['tests/evidence']
 import train_gain
 train_gain.MIXES = 12
 train_gain.is_held_out = lambda path: False
 train_gain.STEPS = {{'bins': 60, 'bands': 4}}
-train_gain.train({{'rendered scores': {music!r}}}, {out!r})
+train_gain.train({{'rendered scores': {music!r}}}, {out!r}, Path({out!r}) / 'work')
 """
 
 
@@ -293,9 +294,8 @@ def test_blocks_do_not_change_the_gain_of_bands(monkeypatch):
 
 
 def test_the_gain_of_bands_is_that_of_the_network_that_was_trained(monkeypatch):
-    import torch
-
     import band_gain
+    import torch
     torch.manual_seed(0)
     net = band_gain.BandGain()
     torch.nn.init.normal_(net.head.weight, std=0.1)

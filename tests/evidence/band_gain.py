@@ -1,11 +1,10 @@
 """The gain of mel bands: its network, what it is trained on, its training (see `train_gain.py`)."""
 
-import copy
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from networks import Block, follow, plain_weights, rate_at, set_rate
+from networks import Block, State, plain_weights
 from torch import nn
 from torch.nn import functional
 
@@ -14,6 +13,7 @@ import Music
 WIDTH = 192
 HIDDEN = 256
 RATE = 2e-3
+KEEP_EVERY = 250    # steps
 DB_OF_E = 10 / np.log(10)   # what a factor of e in power is in dB
 FOOT = 80           # dB below the clip's maximum under which errors do not count
 SHIFTED = 8         # bands by which a mix is moved up or down, at most
@@ -184,26 +184,26 @@ def errors(logit, noisy, clean):
     return error.square().mean((1, 2)).sqrt()
 
 
-def fit(examples, steps, writer, seed=0):
-    """Train the gain on what several `Examples` draw; returns its weights by name."""
+def fit(examples, steps, writer, checkpoint, seed=0):
+    """Train the gain on what several `Examples` draw; returns its weights by name.
+
+    Goes on from the checkpoint where it is there.
+    """
     torch.manual_seed(seed)
-    net = BandGain()
-    average = copy.deepcopy(net).requires_grad_(False)
-    optimiser = torch.optim.AdamW(net.parameters(), RATE, betas=(0.9, 0.98), weight_decay=1e-3)
-    for step in range(steps):
-        set_rate(optimiser, rate_at(step, steps, RATE))
+    state = State(BandGain(), RATE, longest=0.995)
+    if checkpoint.exists():
+        state.load(checkpoint)
+    while state.step < steps:
         drawn = [some.draw() for some in examples]
         log_ratio, noisy, clean = (torch.cat(parts) for parts in zip(*drawn))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logit = net(log_ratio)
+            logit = state.net(log_ratio)
         loss = errors(logit.float(), noisy, clean).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        follow(average, net, step + 1, longest=0.995)
-        if step % 20 == 0:
-            writer.add_scalar("loss/bands", loss.item(), step)
-        if step % 250 == 0:
-            print(f"bands: {step} of {steps} steps, {loss.item():.2f} dB", flush=True)
-    return {f"bands.{name}": value for name, value in plain_weights(average.state_dict()).items()}
+        state.learn(loss, steps)
+        if state.step % 20 == 0:
+            writer.add_scalar("loss/bands", loss.item(), state.step)
+        if state.step % KEEP_EVERY == 0 or state.step == steps:
+            state.save(checkpoint)
+            print(f"bands: {state.step} of {steps} steps, {loss.item():.2f} dB", flush=True)
+    weights = plain_weights(state.average.state_dict())
+    return {f"bands.{name}": value for name, value in weights.items()}

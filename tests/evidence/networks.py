@@ -1,5 +1,6 @@
 """What the networks behind Music.py share: a block, a schedule, a file of weights."""
 
+import copy
 import math
 
 import numpy as np
@@ -45,18 +46,45 @@ def rate_at(step, steps, rate):
     return rate * min(1, done / 0.03 + 1e-3) * (0.02 + 0.98 * cosine)
 
 
-def set_rate(optimiser, rate):
-    """Give all weights this learning rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
+class State:
+    """A network in training, the average of its weights, and all that is needed to go on."""
 
+    def __init__(self, net, rate, longest=0.999):
+        self.net = net
+        self.rate = rate
+        self.longest = longest      # share of the average that a step keeps, in the end
+        self.average = copy.deepcopy(net).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(net.parameters(), rate, betas=(0.9, 0.98),
+                                           weight_decay=1e-3)
+        self.step = 0
 
-def follow(average, net, step, longest=0.999):
-    """Move an average of weights towards those of the net: short at first, longer later."""
-    share = 1 - min(longest, step / (step + 10))
-    with torch.no_grad():
-        for mean, now in zip(average.parameters(), net.parameters()):
-            mean.lerp_(now, share)
+    def parts(self):
+        return {"net": self.net, "average": self.average, "optimiser": self.optimiser}
+
+    def save(self, path):
+        kept = {name: part.state_dict() for name, part in self.parts().items()}
+        with Music.atomic(path) as unfinished:
+            torch.save({**kept, "step": self.step}, unfinished)
+
+    def load(self, path):
+        kept = torch.load(path, weights_only=True)
+        for name, part in self.parts().items():
+            part.load_state_dict(kept[name])
+        self.step = kept["step"]
+
+    def learn(self, loss, steps):
+        """A step down the gradient of a loss, of a training of so many steps."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate_at(self.step, steps, self.rate)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        share = 1 - min(self.longest, self.step / (self.step + 10))
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.net.parameters()):
+                mean.lerp_(now, share)
 
 
 def plain_weights(state):

@@ -6,7 +6,8 @@
 gains learn from either. `--only-scores` leaves recorded music out. A quarter of the tracks and
 pieces, by a hash of their names (`is_held_out`), is never trained on, and is what
 `benchmark_noise.py` measures. An hour of a core. Writes `gain.npz` (no pickle) and the TensorBoard
-summary of the training, which names the training data.
+summary of the training, which names the training data; what was done is kept in `--work` and gone
+on with.
 
 Noise is mixed in at -4 to 38 dB; four mixes in ten are then stored at a low rate or as a small
 MP3. `bands`, for codes (`band_gain.py`): the loss is the root mean square error of the mel bands
@@ -51,7 +52,7 @@ CLIPS = {"recorded music": tuple(range(0, 30, 2)), "rendered scores": (0, 1, 2)}
 MIXED = {"recorded music": 2, "rendered scores": 1}    # mixes of a clip, for bands
 SHARES = {"recorded music": 12, "rendered scores": 4}    # of a batch: scores are learned sooner
 HIDDEN = 48
-STEPS = {"bins": 1200, "bands": 4200}
+STEPS = {"bins": 1200, "bands": 5000}
 
 
 # ---------------------------------------------------------------- music and noise
@@ -310,26 +311,47 @@ def cells_of_bins(audio):
     return np.stack([mix for mix in mixes if mix is not None])
 
 
-def train(folders, out):
-    """Train both gains on tracks that are not held out, of folders by source; returns the file."""
+def examples_of_bands(audio, work):
+    """What the gain of bands learns from, by source; made once, and kept in `work`."""
+    found = []
+    for source, paths in audio.items():
+        kept = work / f"{source.replace(' ', '-')}.npz"
+        if not kept.exists():
+            write_weights(kept, mixes_of_bands(paths, source)._asdict())
+        with np.load(kept) as arrays:
+            mixes = band_gain.Mixes(**arrays)
+        share = min(SHARES[source], len(mixes.clean))
+        found.append(band_gain.Examples(mixes, share, seed=len(found)))
+        print(f"{source}: {len(paths)} tracks or clips, {len(mixes.clean)} mixes", flush=True)
+    return found
+
+
+def train(folders, out, work, kinds=("bands", "bins")):
+    """Train gains on tracks that are not held out, of folders by source; returns the file.
+
+    Weights of a kind that is not asked for stay as they are.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    path = Path(out) / "gain.npz"
+    weights = {}
+    if path.exists():
+        with np.load(path) as kept:
+            weights = dict(kept)
     audio = {source: training_tracks(folder) for source, folder in folders.items()}
     gan = load("HW_04_music_gan")
     writer = gan.SummaryWriter(str(out))
-    examples = []
-    about = []
-    for source, paths in audio.items():
-        mixes = mixes_of_bands(paths, source)
-        share = min(SHARES[source], len(mixes.clean))
-        examples.append(band_gain.Examples(mixes, share, seed=len(examples)))
-        about.append(f"{source}: {len(paths)} tracks or clips, {len(mixes.clean)} mixes")
-        print(about[-1], flush=True)
+    about = [f"{source}: {len(paths)} tracks or clips" for source, paths in audio.items()]
     writer.add_text("training data", "; ".join(about))
-    weights = band_gain.fit(examples, STEPS["bands"], writer)
-    cells = np.concatenate([cells_of_bins(paths) for paths in audio.values()])
-    weights |= fit_bins(cells, writer)
+    for kind in kinds:
+        weights = {name: value for name, value in weights.items() if not name.startswith(kind)}
+        if kind == "bands":
+            examples = examples_of_bands(audio, work)
+            weights |= band_gain.fit(examples, STEPS["bands"], writer, work / "bands.pt")
+        else:
+            cells = np.concatenate([cells_of_bins(paths) for paths in audio.values()])
+            weights |= fit_bins(cells, writer)
+        write_weights(path, weights)
     gan.close_run(writer, "pink-gain")
-    path = Path(out) / "gain.npz"
-    write_weights(path, weights)
     return path
 
 
@@ -340,6 +362,8 @@ def main():
     parser.add_argument("--scores", type=Path, default=ROOT / "data" / "scores-clean")
     parser.add_argument("--only-scores", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=("bands", "bins"))
+    parser.add_argument("--work", type=Path, default=ROOT / "checkpoints" / "gain")
     parser.add_argument("--out", type=Path, default=RECORDED)
     options = parser.parse_args()
     if options.music is None and not options.only_scores:
@@ -348,7 +372,8 @@ def main():
     folders = {"rendered scores": Music.render_scores(options.scores, PIECES, None)}
     if not options.only_scores:
         folders["recorded music"] = options.music
-    print(train(folders, options.out), file=sys.stdout)
+    kinds = (options.only,) if options.only else ("bands", "bins")
+    print(train(folders, options.out, options.work, kinds))
 
 
 if __name__ == "__main__":
