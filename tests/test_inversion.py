@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "tests" / "evidence"))
 import benchmark_inversion
 import train_inversion
 from benchmark_inversion import code_of
+from masking import noise_to_mask
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_without_weights_sound_is_made_from_the_bands_and_says_so_once(tmp_path,
 
 @pytest.mark.slow
 def test_training_learns_stops_and_goes_on(tmp_path, monkeypatch):
-    for name, small in (("BATCH", 4), ("WIDTH", 48), ("HIDDEN", 64), ("FRAMES", 9)):
+    for name, small in (("BATCH", 4), ("TONES", 1), ("WIDTH", 48), ("HIDDEN", 64), ("FRAMES", 9)):
         monkeypatch.setattr(train_inversion, name, small)
     monkeypatch.setattr(train_inversion, "KEEP_EVERY", 10)
     monkeypatch.setattr(train_inversion, "is_held_out", lambda path: False)
@@ -134,12 +135,34 @@ def test_training_learns_stops_and_goes_on(tmp_path, monkeypatch):
     first = train_inversion.losses(fresh.net(code), size)
     work = tmp_path / "work"
     train_inversion.train(sources, 10, work, tmp_path)
-    train_inversion.train(sources, 30, work, tmp_path)
+    train_inversion.train(sources, 80, work, tmp_path)
     state = train_inversion.State(0)
     state.load(work / "inversion.pt")
-    assert state.step == 30
+    assert state.step == 80
     last = train_inversion.losses(state.net(code), size)
     assert last["loss/log"] < 0.9 * first["loss/log"]
     written = sorted(path.name for path in tmp_path.glob("*.*"))
     assert written[-1] == "inversion.npz"
     assert "events.out.tfevents.0.inversion" in written
+
+
+def sine(hz, level_db):
+    """Two seconds of a tone, float32, so many dB below an amplitude of 0.5."""
+    t = np.arange(2 * Music.SR) / Music.SR
+    return np.float32(0.5 * 10 ** (level_db / 20) * np.sin(2 * np.pi * hz * t))
+
+
+def test_a_mask_hides_what_is_near_and_soft():
+    music = sine(1000, 0)
+    changed = noise_to_mask(music, 1.01 * music)
+    assert changed.max() < 0
+    near = noise_to_mask(music, music + sine(1150, -40))
+    far = noise_to_mask(music, music + sine(4000, -40))
+    assert near[:, 10:-10].max() < 0
+    assert far[:, 10:-10].max() > 10
+
+
+def test_what_is_softer_than_the_threshold_in_quiet_is_not_heard():
+    music = sine(4000, 0)
+    below = noise_to_mask(music, music + sine(63, -40))
+    assert below[:, 10:-10].max() < 0

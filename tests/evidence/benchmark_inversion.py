@@ -5,9 +5,11 @@
 Without a folder: clean scores, rendered into a temporary one. Clips of 10 s of tracks that the
 inversion was not trained on, the sub-folders (repertoires, styles) in turn. *True magnitudes*
 gives the phase alone to fast Griffin-Lim, from the magnitudes of the music itself: a bound for
-whatever guesses them. `--record` keeps means, worst values and the means of each sub-folder in
-`runs/recorded/inversion`. (librosa's own `mel_to_audio` is left out: its least squares take
-minutes a clip.) Run with OMP_NUM_THREADS=1 for speeds of one core.
+whatever guesses them. *Audible* is the share of third octaves and frames in which the difference
+lies over the masking threshold of the music (`masking.py`). `--record` keeps means, worst values
+and the means of each sub-folder in `runs/recorded/inversion`. (librosa's own `mel_to_audio` is
+left out: its least squares take minutes a clip.) Run with OMP_NUM_THREADS=1 for speeds of one
+core.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from typing import NamedTuple
 import common  # first of the project's own: it puts them on the path
 import librosa
 import numpy as np
+from masking import CENTRES, LEVEL, noise_to_mask
 
 import Music
 from train_gain import SECONDS, excerpts, is_held_out
@@ -41,7 +44,12 @@ class Measured(NamedTuple):
     code: float            # dB: RMSE of the code of the sound
     cents: float           # median distance of the strongest partials of a frame
     onsets: float          # correlation of their strengths
+    audible: float         # share of third octaves and frames with a difference over the mask
     speed: float           # times real time
+    over_mask: np.ndarray  # median level of the difference over the mask in each third octave, dB
+
+
+NUMBERS = [name for name in Measured._fields if name != "over_mask"]
 
 
 class Example(NamedTuple):
@@ -159,13 +167,16 @@ def measure(example, method):
     sound = np.resize(sound[:len(y)], len(y)).astype(np.float32)
     truth = np.abs(librosa.stft(y, **FINE))
     found = np.abs(librosa.stft(sound, **FINE))
+    over_mask = noise_to_mask(y, sound)
     return Measured(
         convergence_db(truth, found),
         log_distance_db(truth, found),
         code_error_db(example.code, sound),
         cents_off(y, sound),
         onset_correlation(y, sound),
+        float(np.mean(over_mask > 0)),
         len(y) / Music.SR / seconds,
+        np.median(over_mask, axis=1),
     )
 
 
@@ -186,39 +197,52 @@ def held_out_examples(folder, count):
     return examples
 
 
-def by_label(examples, rows):
-    """Mean convergence of each label, dB."""
+def by_label(examples, rows, measure):
+    """Mean of a measure for each label."""
     values = collections.defaultdict(list)
     for example, row in zip(examples, rows):
-        values[example.label].append(row.convergence)
+        values[example.label].append(getattr(row, measure))
     return {label: float(np.mean(values[label])) for label in sorted(values)}
+
+
+def means_of(rows):
+    """Mean of each number over the clips."""
+    return {name: float(np.mean([getattr(row, name) for row in rows])) for name in NUMBERS}
 
 
 def summary(examples, rows):
     """What is kept of a method: means, the worst clip's convergence, and means by label."""
-    means = [float(value) for value in np.mean(rows, axis=0)]
+    over_mask = np.mean([row.over_mask for row in rows], axis=0)
     return {
-        **dict(zip(Measured._fields, means)),
+        **means_of(rows),
         "worst convergence": float(min(row.convergence for row in rows)),
-        "convergence by label": by_label(examples, rows),
+        "convergence by label": by_label(examples, rows, "convergence"),
+        "audible by label": by_label(examples, rows, "audible"),
+        "over the mask by third octave": over_mask.tolist(),
     }
 
 
 def benchmark(examples):
     """Measure and print each method: a summary by name."""
-    print(f"{'':30}" + "".join(f"{field:>12}" for field in Measured._fields))
+    print(f"{'':30}" + "".join(f"{name:>12}" for name in NUMBERS))
     rows = {}
     for name, method in METHODS.items():
         measure(examples[0], method)     # warms up
         rows[name] = [measure(example, method) for example in examples]
-        mean = np.mean(rows[name], axis=0)
-        print(f"{name:30}" + "".join(f"{value:12.2f}" for value in mean), flush=True)
+        means = means_of(rows[name]).values()
+        print(f"{name:30}" + "".join(f"{value:12.2f}" for value in means), flush=True)
     gains = []
     for before, after in zip(rows["ours, bands alone"], rows["ours, learned"]):
         gains.append(after.convergence - before.convergence)
     print(f"convergence gained by learning: {np.mean(gains):.1f} dB, at least {min(gains):.1f} dB")
     found = {name: summary(examples, rows[name]) for name in METHODS}
-    return {"clips": len(examples), "least gain": float(min(gains)), "methods": found}
+    return {
+        "clips": len(examples),
+        "least gain": float(min(gains)),
+        "level (dB SPL)": LEVEL,
+        "third octaves (Hz)": CENTRES.round().tolist(),
+        "methods": found,
+    }
 
 
 def main():

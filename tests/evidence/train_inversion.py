@@ -1,15 +1,15 @@
 """Train the small network that turns a code into the magnitudes of a fine STFT.
 
-    python tests/evidence/train_inversion.py music [--steps 19000] [--out runs/recorded/inversion]
+    python tests/evidence/train_inversion.py music [--steps 40000] [--out runs/recorded/inversion]
 
 `music` is a folder of recorded music; clean scores are rendered beside it (`--scores`). Half of
-each batch is of either. A quarter of the tracks and pieces, by a hash of their names
-(`is_held_out`), is never trained on, and is what `benchmark_inversion.py` measures.
+each batch is of either, but for two steady tones. A quarter of the tracks and pieces, by a hash of
+their names (`is_held_out`), is never trained on, and is what `benchmark_inversion.py` measures.
 
 Codes are made of the music in each step, at a level drawn anew, and half of them are made
 rough, as those of a generator are. The target is the STFT of the same music, window 2048 and
-hop 512: frames of the code, and one between each two. Eighty minutes of a core; what was done is
-kept in `--work` and gone on with. Writes `inversion.npz` (8 bits a weight, no pickle) and the
+hop 512: frames of the code, and one between each two. Nearly three hours of a core; what was done
+is kept in `--work` and gone on with. Writes `inversion.npz` (8 bits a weight, no pickle) and the
 TensorBoard summary of the training, which names the training data.
 """
 
@@ -37,12 +37,13 @@ HIDDEN = 704
 DILATIONS = (1, 1, 2, 1)    # of the blocks; the first stands before the frames are doubled
 REACH = 3                   # frames to either side that a block sees, times its dilation
 FRAMES = 33                 # of a code in training
+TONES = 2                   # of a batch, steady; music has the rest in equal parts
 BATCH = 24
 RATE = 1.5e-3
 KEEP_EVERY = 250            # steps
 GAIN_DB = (-12, 3)          # levels at which music is trained on
 LOG_FOOT = 0.03             # magnitude below which the target's logarithm is flat
-WEIGHTS = {"loss/log": 1, "loss/root": 2, "loss/convergence": 0.2}
+WEIGHTS = {"loss/log": 1, "loss/root": 2, "loss/convergence": 0.4}
 NEPERS = math.log(10) / 20  # of a decibel
 
 
@@ -145,6 +146,24 @@ class Music16:
         return f"{self.name}: {len(self.sounds)} tracks or clips, {hours:.1f} hours"
 
 
+class Tones:
+    """Steady tones of one to three partials anywhere between 40 Hz and 10 kHz."""
+
+    about = "steady tones"
+
+    def draw(self, rng, count, samples):
+        """Tones (count, samples), float32."""
+        t = np.arange(samples) / Music.SR
+        found = np.zeros((count, samples), np.float32)
+        for row in found:
+            for _ in range(rng.integers(1, 4)):
+                hz = 40 * 250 ** rng.random()
+                level = 10 ** rng.uniform(-1.5, -0.5)
+                phase = 2 * np.pi * rng.random()
+                row += level * np.sin(2 * np.pi * hz * t + phase)
+        return found
+
+
 def whole_track(path):
     """A track as 16-bit samples; nothing of a damaged one."""
     blocks = []
@@ -175,7 +194,8 @@ class Examples:
     """Draws batches: codes (b, t, bands) and magnitudes (b, 2 t - 1, bins)."""
 
     def __init__(self, sources, seed):
-        self.sources = sources
+        each = (BATCH - TONES) // len(sources)
+        self.shares = [(source, each) for source in sources] + [(Tones(), TONES)]
         self.rng = np.random.default_rng(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.window = torch.hann_window(N_FFT)
@@ -184,8 +204,8 @@ class Examples:
 
     def draw(self):
         samples = (FRAMES - 1) * Music.HOP_LENGTH + N_FFT
-        each = BATCH // len(self.sources)
-        y = np.concatenate([source.draw(self.rng, each, samples) for source in self.sources])
+        drawn = [source.draw(self.rng, count, samples) for source, count in self.shares]
+        y = np.concatenate(drawn)
         level = self.rng.uniform(*GAIN_DB, (len(y), 1))
         y = np.clip(y * 10 ** (level / 20), -1, 1).astype(np.float32)
         spectrum = torch.stft(torch.from_numpy(y), N_FFT, FINE_HOP, window=self.window,
@@ -319,7 +339,7 @@ def main():
     parser.add_argument("music", type=Path)
     parser.add_argument("--scores", type=Path, default=ROOT / "data" / "scores-clean")
     parser.add_argument("--pieces", type=int, default=1800)
-    parser.add_argument("--steps", type=int, default=19000)
+    parser.add_argument("--steps", type=int, default=40000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / "checkpoints" / "inversion")
     parser.add_argument("--out", type=Path, default=OUT)
