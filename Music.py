@@ -46,7 +46,7 @@ N_FFT = 2048         # samples, 93 ms
 HOP_LENGTH = 1024    # samples, 46 ms
 N_MELS = 128         # bands between 0 Hz and SR / 2
 DB_RANGE = (-40.0, 50.0)  # mel power in dB that the codes -1 and 1 stand for
-CODE_VERSION = 3     # part of the key of every stored code: raise it when codes change
+CODE_VERSION = 4     # part of the key of every stored code: raise it when codes change
 
 
 # ---------------------------------------------------------------- tools
@@ -1392,7 +1392,7 @@ Q_BANDS = 0.03
 SLOPES = (0.8, 0.9, 1.0, 1.1, 1.2)
 # logistic function of what `floor_measures` finds: constant, log gap, log drift, depth / 10, grain
 PRESENCE = (33.33, -1.30, -1.84, -2.65, 60.74)
-LIFT = (2.8, 0.4)    # dB by which music lifts the level: 2.8 gap - 0.4
+LIFT = (3.22, 0.88)   # dB by which music lifts the level: 3.22 gap - 0.88
 TINY = 1e-30         # instead of 0, for logarithms
 CUT_FALL = 100.0     # factor of power, 20 dB, by which a codec's or resampler's cut falls ...
 CUT_BANDS = 16       # ... from so many bands below it

@@ -6,8 +6,8 @@ Floors of recorded excerpts of 10 s are measured, without noise and with pink no
 30 dB, of full bandwidth and stored at two low rates. PRESENCE is a logistic regression on tracks
 that are not held out (`is_held_out`), at up to 20 dB; its constant is lowered so far that a floor
 is believed only where its logit lies `MARGIN` above that of the most suspicious clean excerpt.
-LIFT is a line by least squares, through what music adds to the level as bands disagree. Prints
-fitted beside shipped values with the errors of each on the held-out tracks, those of MP3s of
+LIFT is the line by least squares of what music adds to the level as bands disagree; pure noise,
+whose bands disagree by chance alone, is lifted by nothing. Prints fitted beside shipped values with the errors of each on the held-out tracks, those of MP3s of
 48 kbit/s too, and records them in `runs/recorded/pink-gain/floor.json`. Nothing in Music.py
 changes by itself: codes depend on its constants.
 """
@@ -23,12 +23,13 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 import Music
-from train_gain import RECORDED, STORED, excerpts, is_held_out
+from train_gain import RECORDED, SECONDS, STORED, excerpts, is_held_out
 
 LEVELS = (0, 5, 10, 15, 20, 25, 30)     # dB
 FITTED = 20                     # dB up to which floors are to be found
 BELIEVED = 0.5                  # logit from which on `pink_floor` believes in a floor
 MARGIN = 1.5                    # of the logit
+PURE = 50                       # pieces of pure noise
 TO_FIT = ("full", "16 kHz", "8 kHz")   # ways to store excerpts: see STORED
 RECORD = RECORDED / "floor.json"
 
@@ -108,13 +109,29 @@ def fit_presence(rows):
     return weights
 
 
-def fit_lift(rows):
-    """Slope and offset of the line through the lift by the gap: lift = slope gap - offset."""
-    rows = [row for row in to_fit(rows) if row["snr"] is not None]
-    gap = np.array([row["gap"] for row in rows])
+def gap_of_noise():
+    """The mean gap of pure noise as long as the excerpts."""
+    gaps = []
+    for seed in range(PURE):
+        noise = Music.pink_noise(SECONDS * Music.SR, seed)
+        power = Music.stft_power(noise, Music.N_FFT, Music.HOP_LENGTH)
+        gaps.append(Music.floor_measures(power).gap)
+    return np.mean(gaps)
+
+
+def with_level(rows, presence):
+    """The noisy rows in which a floor is believed: no other needs a level."""
+    return [row for row in to_fit(rows) if row["snr"] is not None and believed(row, presence)]
+
+
+def fit_lift(rows, presence):
+    """Slope and offset of the lift by the gap, 0 for pure noise: lift = slope gap - offset."""
+    rows = with_level(rows, presence)
+    by_chance = gap_of_noise()
+    gap = np.array([row["gap"] for row in rows]) - by_chance
     lift = np.array([row["lift"] for row in rows])
-    slope, constant = np.polyfit(gap, lift, 1)
-    return np.array([slope, -constant])
+    slope = gap @ lift / (gap @ gap)
+    return np.array([slope, slope * by_chance])
 
 
 def believed(row, presence):
@@ -141,10 +158,9 @@ def errors(rows, presence, lift):
         found[f"false alarms, {stored}"] = share_believed(some, None, presence)
     slope, offset = lift
     left = []
-    for row in to_fit(rows):
-        if row["snr"] is not None:
-            lowered = max(0, slope * row["gap"] - offset)
-            left.append(row["lift"] - lowered)
+    for row in with_level(rows, presence):
+        lowered = max(0, slope * row["gap"] - offset)
+        left.append(row["lift"] - lowered)
     square = np.mean(np.square(left))
     found["rms error of the level, dB"] = round(float(np.sqrt(square)), 2)
     return found
@@ -172,7 +188,8 @@ def compare(folder, tracks):
         side.extend(rows)
     clean = [row for row in held_out if row["snr"] is None and row["stored"] == "full"]
     shipped = Constants(Music.PRESENCE, Music.LIFT)
-    fitted = Constants(fit_presence(training), fit_lift(training))
+    presence = fit_presence(training)
+    fitted = Constants(presence, fit_lift(training, presence))
     return {
         "tracks": len(audio),
         "held-out excerpts": len(clean),
