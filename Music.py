@@ -1764,8 +1764,55 @@ def _learned_band_gain(ratio):
     return gain
 
 
+def bands_around(
+    power: np.ndarray,
+    floor: Floor,
+    n_fft: int = 2 * N_FFT,
+    hop_length: int = N_FFT // 2,
+    sr: float = SR,
+) -> np.ndarray:
+    """What the gain of bands, which hears whole frames, tells the gain of bins.
+
+    Parameters
+    ----------
+    power : np.ndarray [shape=(1 + n_fft / 2, t)]
+    floor : Floor
+        With some presence.
+
+    Returns
+    -------
+    np.ndarray [shape=(3, N_MELS, t)], float32
+        Logit of the gain of each band, its mean over `SEEN_MEANS[0]` frames, and the logarithm of
+        the band's power in units of the floor.
+    """
+    filters = _usual_filters(sr, n_fft)
+    noise = filters @ floor.power(n_fft, sr)
+    ratio = (filters @ power) / np.maximum(noise, TINY)
+    closer = max(1, round(_closer(n_fft, hop_length)))
+    gain = np.clip(_band_gain(ratio, closer), 1e-6, 1 - 1e-6)
+    logit = scipy.special.logit(gain)
+    steady = scipy.ndimage.uniform_filter1d(logit, SEEN_MEANS[0], axis=1, mode="nearest")
+    return np.stack([logit, steady, np.log(ratio + SEEN)]).astype(np.float32)
+
+
+def _closer(n_fft, hop_length):
+    """How many times closer frames are than those that the gain of bins was trained on."""
+    return n_fft / 4 / hop_length
+
+
+def _between_bands(bands, hz):
+    """Rows of bands `(..., N_MELS, t)`, interpolated in mel to some frequencies in Hz."""
+    centres = hz_to_mel(mel_centres(SR, N_MELS))
+    place = np.interp(hz_to_mel(hz), centres, np.arange(N_MELS))
+    below = place.astype(int)
+    above = np.minimum(below + 1, N_MELS - 1)
+    share = (place - below).astype(np.float32)[:, None]
+    return (1 - share) * bands[..., below, :] + share * bands[..., above, :]
+
+
 def bin_features(
     ratio: np.ndarray,
+    bands: np.ndarray,
     hz: np.ndarray,
     mean: float,
     stretch: float = 1.0,
@@ -1776,6 +1823,8 @@ def bin_features(
     ----------
     ratio : np.ndarray [shape=(bins, t)]
         Power in units of the noise floor.
+    bands : np.ndarray [shape=(3, N_MELS, t)]
+        From `bands_around`.
     hz : np.ndarray [shape=(bins,)]
         Frequency of each bin.
     mean : float
@@ -1785,20 +1834,24 @@ def bin_features(
 
     Returns
     -------
-    np.ndarray [shape=(len(BOXES) + 2, bins, t)], float32
-        Logarithms of the averages, of the frequency and of the mean.
+    np.ndarray [shape=(len(BOXES) + 2 + len(bands), bins, t)], float32
+        Logarithms of the averages, of the frequency and of the mean; what the bands tell.
     """
-    features = np.empty((len(BOXES) + 2, *ratio.shape), np.float32)
+    averages = len(BOXES)
+    features = np.empty((averages + 2 + len(bands), *ratio.shape), np.float32)
     for average, (rows, frames) in zip(features, BOXES):
         frames = 2 * round((frames - 1) / 2 * stretch) + 1
         scipy.ndimage.uniform_filter(ratio, (rows, frames), average, mode="nearest")
-    features[:-2] += SEEN
-    features[-2] = np.asarray(hz)[:, None] + 20
-    features[-1] = mean
-    return np.log(features, out=features)
+    logarithms = features[:averages + 2]
+    logarithms[:averages] += SEEN
+    logarithms[averages] = np.asarray(hz)[:, None] + 20
+    logarithms[averages + 1] = mean
+    np.log(logarithms, out=logarithms)
+    features[averages + 2:] = _between_bands(bands, hz)
+    return features
 
 
-def _learned_bin_gain(ratio, hz, stretch):
+def _learned_bin_gain(ratio, bands, hz, stretch):
     """Gain of each bin and frame by the network whose weights ship."""
     weights = gain_weights()
     mean = float(ratio.mean())
@@ -1806,8 +1859,8 @@ def _learned_bin_gain(ratio, hz, stretch):
     gain = np.empty_like(ratio)
     for first in range(0, ratio.shape[1], GAIN_BLOCK):
         start = max(0, first - margin)
-        around = ratio[:, start:first + GAIN_BLOCK + margin]
-        features = bin_features(around, hz, mean, stretch)
+        around = slice(start, first + GAIN_BLOCK + margin)
+        features = bin_features(ratio[:, around], bands[..., around], hz, mean, stretch)
         inside = features[:, :, first - start:first - start + GAIN_BLOCK]
         h = inside.reshape(len(inside), -1)
         with _one_thread():
@@ -1869,7 +1922,8 @@ def noise_gain(
     ratio = power / floor.power(n_fft, sr)
     if not gain_weights():
         return _wiener_gain(ratio, "bins")
-    return _learned_bin_gain(ratio, hz, n_fft / 4 / hop_length)
+    bands = bands_around(power, floor, n_fft, hop_length, sr)
+    return _learned_bin_gain(ratio, bands, hz, _closer(n_fft, hop_length))
 
 
 def band_gain(

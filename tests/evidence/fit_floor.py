@@ -2,13 +2,14 @@
 
     python tests/evidence/fit_floor.py folder/of/clean/music [--tracks 150]
 
-Floors of recorded excerpts of 10 s are measured, without noise and with pink noise at 0 to
-30 dB, of full bandwidth and stored at two low rates. PRESENCE is a logistic regression on tracks
-that are not held out (`is_held_out`), at up to 20 dB; its constant is lowered so far that a floor
-is believed only where its logit lies `MARGIN` above that of the most suspicious clean excerpt.
-LIFT is the line by least squares of what music adds to the level as bands disagree; pure noise,
-whose bands disagree by chance alone, is lifted by nothing. Prints fitted beside shipped values with the errors of each on the held-out tracks, those of MP3s of
-48 kbit/s too, and records them in `runs/recorded/pink-gain/floor.json`. Nothing in Music.py
+Floors of recorded excerpts of 10 s are measured, without noise and with pink noise at 0 to 30 dB,
+of full bandwidth and stored at two low rates. PRESENCE is a logistic
+regression on tracks that are not held out (`is_held_out`), at up to 20 dB; its constant is lowered
+so far that a floor is believed only where its logit lies `MARGIN` above that of the most
+suspicious clean excerpt. LIFT is the line by least squares of what music adds to the level as
+bands disagree; pure noise, whose bands disagree by chance alone, is lifted by nothing. Prints
+fitted beside shipped values with the errors of each on the held-out tracks, three excerpts of each
+where they are clean, as MP3s of 48 kbit/s too, and records them in `runs/recorded/pink-gain/floor.json`. Nothing in Music.py
 changes by itself: codes depend on its constants.
 """
 
@@ -29,6 +30,8 @@ LEVELS = (0, 5, 10, 15, 20, 25, 30)     # dB
 FITTED = 20                     # dB up to which floors are to be found
 BELIEVED = 0.5                  # logit from which on `pink_floor` believes in a floor
 MARGIN = 1.5                    # of the logit
+CLIPS = (4,)                    # of a track
+HELD_OUT = (4, 1, 9)            # of one that judges; noise is mixed with the first alone
 PURE = 50                       # pieces of pure noise
 TO_FIT = ("full", "16 kHz", "8 kHz")   # ways to store excerpts: see STORED
 RECORD = RECORDED / "floor.json"
@@ -76,13 +79,16 @@ def row_of(y, snr, stored, seed):
 
 
 def measure(path, seed):
-    """Rows of a track: its excerpt clean and at each level, stored in each way."""
+    """Rows of a track: its excerpts clean, the first at each level too, stored in each way."""
     rows = []
-    for y in excerpts(path, (4,)):
+    levels = (None, *LEVELS)
+    clips = HELD_OUT if is_held_out(path) else CLIPS
+    for y in excerpts(path, clips):
         y = y * (0.7 / np.abs(y).max())     # so that nothing is clipped with its noise
-        for snr in (None, *LEVELS):
+        for snr in levels:
             for stored in STORED:
                 rows.append(row_of(y, snr, stored, seed))
+        levels = (None,)
     return rows
 
 
@@ -187,12 +193,13 @@ def compare(folder, tracks):
         side = held_out if is_held_out(path) else training
         side.extend(rows)
     clean = [row for row in held_out if row["snr"] is None and row["stored"] == "full"]
+    loudest = [row for row in held_out if row["snr"] == LEVELS[0] and row["stored"] == "full"]
     shipped = Constants(Music.PRESENCE, Music.LIFT)
     presence = fit_presence(training)
     fitted = Constants(presence, fit_lift(training, presence))
     return {
         "tracks": len(audio),
-        "held-out excerpts": len(clean),
+        "held-out excerpts": {"clean": len(clean), "with noise": len(loudest)},
         "levels": LEVELS,
         "scikit-learn": version("scikit-learn"),
         "shipped": judged(shipped, held_out),

@@ -12,7 +12,8 @@ on with.
 Noise is mixed in at -4 to 38 dB; four mixes in ten are then stored at a low rate or as a small
 MP3. `bands`, for codes (`band_gain.py`): the loss is the root mean square error of the mel bands
 in dB, 80 dB below the clip's maximum at most. `bins`, for waveforms: the energy of what the gain
-leaves wrong over the energy of the noise, in dB, so that every level counts alike.
+leaves wrong over the energy of the noise, in dB, so that every level counts alike; it is told what
+the gain of bands makes of the clip, so that its training comes second.
 """
 
 import argparse
@@ -51,8 +52,8 @@ PIECES = 1800        # clean clips that are rendered
 CLIPS = {"recorded music": tuple(range(0, 30, 2)), "rendered scores": (0, 1, 2)}   # of a track
 MIXED = {"recorded music": 2, "rendered scores": 1}    # mixes of a clip, for bands
 SHARES = {"recorded music": 12, "rendered scores": 4}    # of a batch: scores are learned sooner
-HIDDEN = 48
-STEPS = {"bins": 1200, "bands": 5000}
+HIDDEN = 64
+STEPS = {"bins": 2500, "bands": 5000}
 
 
 # ---------------------------------------------------------------- music and noise
@@ -157,7 +158,8 @@ def cells_of_waveform(y, noisy, noise, floor, rng):
     power = np.abs(X) ** 2
     ratio = power / floor.power(n_fft)
     hz = np.linspace(0, Music.SR / 2, bins)
-    features = Music.bin_features(ratio, hz, float(ratio.mean()))
+    bands = Music.bands_around(power, floor)
+    features = Music.bin_features(ratio, bands, hz, float(ratio.mean()))
     template = Music.pink_template(n_fft, Music.SR)[:, 0]
     expected = template * np.var(noise)
     chance = chance_of_bins(bins)
@@ -171,8 +173,16 @@ def cells_of_waveform(y, noisy, noise, floor, rng):
     return features[:, k, t], targets
 
 
-def describe(y, snr_db, seed):
-    """Cells of one mix, or None where no floor is found."""
+def use_weights(path):
+    """Let Music take its gains from a file, in this process."""
+    if path != Music.WEIGHTS:
+        Music.WEIGHTS = path
+        Music.gain_weights.cache_clear()
+
+
+def describe(y, snr_db, seed, weights):
+    """Cells of one mix, or None where no floor is found; `weights` holds the gain of bands."""
+    use_weights(weights)
     noisy, noise = mixed(y, snr_db, seed)
     power = Music.stft_power(noisy, Music.N_FFT, Music.HOP_LENGTH)
     floor = Music.pink_floor(power)
@@ -298,7 +308,7 @@ def training_tracks(folder):
     return [path for path in found if not is_held_out(path)]
 
 
-def cells_of_bins(audio):
+def cells_of_bins(audio, weights):
     """Cells of excerpts of all tracks, in turn, with noise at random levels."""
     jobs = [(path,) for path in audio]
     clips = []
@@ -306,7 +316,7 @@ def cells_of_bins(audio):
         clips += some
     rng = np.random.default_rng(0)
     snr = rng.uniform(-4, 25, MIXES)
-    jobs = [(clips[i % len(clips)], float(level), i) for i, level in enumerate(snr)]
+    jobs = [(clips[i % len(clips)], float(level), i, weights) for i, level in enumerate(snr)]
     mixes = Music.parallel(describe, jobs, -1)
     return np.stack([mix for mix in mixes if mix is not None])
 
@@ -348,7 +358,7 @@ def train(folders, out, work, kinds=("bands", "bins")):
             examples = examples_of_bands(audio, work)
             weights |= band_gain.fit(examples, STEPS["bands"], writer, work / "bands.pt")
         else:
-            cells = np.concatenate([cells_of_bins(paths) for paths in audio.values()])
+            cells = np.concatenate([cells_of_bins(paths, path) for paths in audio.values()])
             weights |= fit_bins(cells, writer)
         write_weights(path, weights)
     gan.close_run(writer, "pink-gain")
