@@ -3,14 +3,14 @@
     python tests/evidence/fit_floor.py folder/of/clean/music [--tracks 150]
 
 Floors of recorded excerpts of 10 s are measured, without noise and with pink noise at 0 to 30 dB,
-of full bandwidth and stored at two low rates. PRESENCE is a logistic
-regression on tracks that are not held out (`is_held_out`), at up to 20 dB; its constant is lowered
-so far that a floor is believed only where its logit lies `MARGIN` above that of the most
-suspicious clean excerpt. LIFT is the line by least squares of what music adds to the level as
-bands disagree; pure noise, whose bands disagree by chance alone, is lifted by nothing. Prints
-fitted beside shipped values with the errors of each on the held-out tracks, three excerpts of each
-where they are clean, as MP3s of 48 kbit/s too, and records them in `runs/recorded/pink-gain/floor.json`. Nothing in Music.py
-changes by itself: codes depend on its constants.
+of full bandwidth and stored at two low rates. PRESENCE is a logistic regression on tracks that are
+not held out (`is_held_out`), at up to 20 dB; its constant is lowered so far that a floor is
+believed only where its logit lies `MARGIN` above that of the most suspicious clean excerpt. LIFT
+is the line by least squares of what music adds to the level as bands disagree; pure noise, whose
+bands disagree by chance alone, is lifted by nothing. Prints fitted beside shipped values with the
+errors of each on the held-out tracks, three excerpts of each where they are clean, as MP3s of 48
+kbit/s too, and records them in `runs/recorded/pink-gain/floor.json`. Nothing in Music.py changes
+by itself: codes depend on its constants.
 """
 
 import argparse
