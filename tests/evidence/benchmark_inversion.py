@@ -22,14 +22,13 @@ from typing import NamedTuple
 import common  # first of the project's own: it puts them on the path
 import librosa
 import numpy as np
-from masking import CENTRES, LEVEL, noise_to_mask
+from masking import CENTRES, FFT, LEVEL, noise_to_mask
 
 import Music
 from train_gain import SECONDS, excerpts, is_held_out
 
 RECORDED = common.RECORDED / "inversion"
 SIZE = {"n_fft": Music.N_FFT, "hop_length": Music.HOP_LENGTH}
-FINE = {"n_fft": Music.N_FFT, "hop_length": Music.HOP_LENGTH // 2}
 PITCHES = {"sr": Music.SR, "n_fft": 8192, "hop_length": 2048, "fmin": 80, "fmax": 2000}
 SAMPLES = SECONDS * Music.SR // Music.HOP_LENGTH * Music.HOP_LENGTH
 STEPS = 96
@@ -93,8 +92,8 @@ def learned(example):
 
 def true_magnitudes(example):
     """Phase alone is lost."""
-    magnitude = np.abs(librosa.stft(example.y, **FINE))
-    return librosa.griffinlim(magnitude, n_iter=STEPS, random_state=0, **FINE)
+    magnitude = np.abs(librosa.stft(example.y, **FFT))
+    return librosa.griffinlim(magnitude, n_iter=STEPS, random_state=0, **FFT)
 
 
 METHODS = {
@@ -165,9 +164,9 @@ def measure(example, method):
     sound = method(example)
     seconds = time.process_time() - started
     sound = np.resize(sound[:len(y)], len(y)).astype(np.float32)
-    truth = np.abs(librosa.stft(y, **FINE))
-    found = np.abs(librosa.stft(sound, **FINE))
-    over_mask = noise_to_mask(y, sound)
+    truth = np.abs(librosa.stft(y, **FFT))
+    found = np.abs(librosa.stft(sound, **FFT))
+    over_mask = noise_to_mask(truth, found, np.mean(y ** 2))
     return Measured(
         convergence_db(truth, found),
         log_distance_db(truth, found),

@@ -11,6 +11,8 @@ J. D. Johnston, "Transform coding of audio signals using perceptual noise criter
 on Selected Areas in Communications 6(2), 1988.
 """
 
+import functools
+
 import librosa
 import numpy as np
 
@@ -34,6 +36,7 @@ def threshold_in_quiet(hz):
     return 3.64 * khz ** -0.8 - 6.5 * np.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz ** 4
 
 
+@functools.cache
 def bands():
     """Which bins belong to each third octave, `[shape=(bands, bins)]`."""
     hz = np.linspace(0, Music.SR / 2, Music.N_FFT // 2 + 1)
@@ -41,6 +44,7 @@ def bands():
     return ((hz >= low) & (hz < low * HALF_BAND ** 2)).astype(float)
 
 
+@functools.cache
 def spreading():
     """What a band (column) gives to each band (row), power; rows sum to 1."""
     z = bark(CENTRES)
@@ -68,16 +72,15 @@ def masking_threshold(power, scale):
     return np.maximum(spread * 10 ** (-offset / 10), quiet)
 
 
-def noise_to_mask(y, sound):
+def noise_to_mask(truth, found, mean_square):
     """Level of the difference over the masking threshold, dB `(bands, frames)`.
 
-    Frames in which the music is hardly heard are left out.
+    Of the magnitudes (bins, frames) of STFTs by `FFT`, of music and of what is to sound like it;
+    `mean_square` is that of the music's samples. Frames in which it is hardly heard are left out.
     """
-    truth = np.abs(librosa.stft(y, **FFT))
-    found = np.abs(librosa.stft(sound, **FFT))
     window = librosa.filters.get_window("hann", Music.N_FFT)
     per_bin = 2 / (Music.N_FFT * np.sum(window ** 2))     # of the mean square (Parseval)
-    scale = per_bin / np.mean(y ** 2) * 10 ** (LEVEL / 10)
+    scale = per_bin / mean_square * 10 ** (LEVEL / 10)
     threshold = masking_threshold(truth ** 2, scale)
     difference = bands() @ (found - truth) ** 2 * scale
     frame = (truth ** 2).sum(0) * scale
