@@ -104,10 +104,15 @@ def branches(repository):
 def bundle(repository, path):
     """Write a file that clones to `main` and every merged branch; returns the branches."""
     found = branches(repository)
+    head = git("rev-parse", "HEAD", folder=repository).strip()
+    objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects",
+                  folder=repository).strip()
     with tempfile.TemporaryDirectory() as folder:
         git("init", "--quiet", "--bare", "--initial-branch=main", folder, folder=folder)
-        git("fetch", "--quiet", "--no-tags", str(Path(repository).resolve()),
-            "HEAD:refs/heads/main", folder=folder)
+        # the same commits under other names, without a copy of them
+        (Path(folder) / "objects" / "info" / "alternates").write_text(f"{objects}\n",
+                                                                      encoding="utf-8")
+        git("update-ref", "refs/heads/main", head, folder=folder)
         for name, tip in found.items():
             git("update-ref", f"refs/heads/{name}", tip, folder=folder)
         git("bundle", "create", "--quiet", str(Path(path).resolve()), "HEAD", "--branches",
