@@ -13,10 +13,12 @@ scores that install with pip (`render_scores`). `get_musics_coded` turns a folde
 `music_from_code` a code into sound.
 """
 
+import atexit
 import csv
 import errno
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import io
 import itertools
@@ -24,8 +26,10 @@ import json
 import numbers
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -80,6 +84,22 @@ def parallel(function: Callable, calls: Iterable[tuple], n_jobs: int) -> Iterato
 
 
 _LIMITED = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _librosa():
+    """The package librosa, also where numba, with which it compiles, may write nowhere."""
+    try:
+        importlib.import_module("librosa.filters")
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        from numba.core import config
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="numba-")
+        atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
+        config.reload_config()
+    import librosa
+    return librosa
 
 
 @functools.lru_cache(maxsize=1)
@@ -898,6 +918,21 @@ def _append(reply, part, have):
         raise requests.ConnectionError("the server stopped sending")
 
 
+# a damaged archive, one without the member; RuntimeError: it is encrypted
+BAD_ARCHIVE = (zipfile.BadZipFile, KeyError, zlib.error, EOFError, RuntimeError)
+LONGEST_LINE = 1 << 20     # characters of a table
+LARGEST_TRACK = 100 << 20  # bytes of a member: 30 s of sound without compression are 5 MiB
+
+
+def _short_lines(table):
+    """Lines of a text of any length, in bounded memory."""
+    text = io.TextIOWrapper(table, "utf-8", newline="")
+    while line := text.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise csv.Error(f"a line has {LONGEST_LINE:,} characters or more")
+        yield line
+
+
 def fma_genres(metadata_zip: str | os.PathLike) -> dict[int, str]:
     """Read the genres of FMA-small out of the data set's metadata.
 
@@ -922,14 +957,14 @@ def fma_genres(metadata_zip: str | os.PathLike) -> dict[int, str]:
     try:
         with zipfile.ZipFile(metadata_zip) as archive, archive.open(
                 "fma_metadata/tracks.csv") as table:
-            rows = csv.reader(io.TextIOWrapper(table, "utf-8", newline=""))
+            rows = csv.reader(_short_lines(table))
             columns = list(zip(next(rows), next(rows)))
             genre = columns.index(("track", "genre_top"))
             subset = columns.index(("set", "subset"))
             for row in rows:
                 if row[0].isdigit() and row[subset] == "small":
                     genres[int(row[0])] = row[genre]
-    except (zipfile.BadZipFile, KeyError, zlib.error) as error:
+    except BAD_ARCHIVE as error:
         raise ValueError(f"{metadata_zip}: a zip file with fma_metadata/tracks.csv is needed: "
                          f"{error}") from error
     except (ValueError, IndexError, StopIteration, csv.Error) as error:
@@ -991,11 +1026,31 @@ def download_fma_small(folder: str | os.PathLike, url: str = FMA_URL,
     return folder / "audio"
 
 
+def _archive(path):
+    """Open a zip file. Raises `ValueError` that names it where it is none."""
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: not a zip file, or cut short: {error}") from error
+
+
+def _unpack_member(archive, member, path):
+    """Write a member of an archive to a file; returns why that is not possible, or ""."""
+    if member.file_size > LARGEST_TRACK:
+        return f"{member.file_size >> 20:,} MiB, too large for a clip of 30 s"
+    try:
+        with archive.open(member) as source, atomic(path) as part, open(part, "wb") as copy:
+            shutil.copyfileobj(source, copy)
+    except BAD_ARCHIVE as error:
+        return f"cannot be unpacked: {error}"
+    return ""
+
+
 def _unpack_fma(audio_zip, genres, target):
-    """Unpack tracks that the metadata knows; return those that are empty or short, by name."""
+    """Unpack tracks that the metadata knows; return those that are odd, and how, by name."""
     import soundfile
     odd = []
-    with zipfile.ZipFile(audio_zip) as archive:
+    with _archive(audio_zip) as archive:
         for member in _progress(archive.infolist(), desc="unpack", unit="track"):
             match = re.fullmatch(r"fma_small/\d{3}/(\d{6})\.mp3", member.filename)
             if not match or int(match[1]) not in genres:
@@ -1004,7 +1059,10 @@ def _unpack_fma(audio_zip, genres, target):
             genre = re.sub(r"[^\w-]+", "_", genres[int(track)]) or "unknown"
             path = target / genre / f"{track}.mp3"
             if not path.exists() or path.stat().st_size != member.file_size:
-                _write(path, archive.read(member))
+                trouble = _unpack_member(archive, member, path)
+                if trouble:
+                    odd.append(f"{track} ({trouble})")
+                    continue
             seconds = 0.0
             with (suppress(soundfile.LibsndfileError), open(path, "rb") as source,
                   _opened(source) as file):
@@ -1022,6 +1080,8 @@ PAD_SECONDS = 0.5    # a clip that lacks at most this much is padded with silenc
 MAX_HOURS = 24       # no file is read further: damaged headers can promise endless audio
 BLOCK = 1 << 15      # frames decoded at once: what a damaged file may lose
 TAIL = 3000          # bytes behind the sound that need no word: two frames of MP3
+RATES = (1000, 1_000_000)      # Hz, lowest and highest: no music below, no recorder above
+MAX_CHANNELS = 64    # of sound in the round, of seventh order: more is a damaged header
 ENDLESS = 1 << 30    # bytes by which an MP3 without a length pretends to be longer
 MP3_STARTS = (b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2")
 CANCELLED = 0.03     # channels cancel where the peak of their mean is below this share of theirs
@@ -1195,12 +1255,24 @@ def _mono(block):
     return mean
 
 
+def _check_format(sound):
+    """Refuse what only a damaged header promises: it would take gigabytes, or hours."""
+    lowest, highest = RATES
+    if not lowest <= sound.samplerate <= highest:
+        raise DamagedAudio(f"its header gives a rate of {sound.samplerate:,} Hz, and music has "
+                           f"{lowest:,} to {highest:,} Hz")
+    if sound.channels > MAX_CHANNELS:
+        raise DamagedAudio(f"its header gives {sound.channels:,} channels: more than "
+                           f"{MAX_CHANNELS} are no recording")
+
+
 def _decode_part(file, start, sr):
     """Yield blocks of mono from the sound that begins at a byte; returns its length [s]."""
     import soxr
     endless = _lacks_length(file, start)
     part = _Part(file, start, ENDLESS if endless else 0)
     with part.open() as sound:
+        _check_format(sound)
         rate = sound.samplerate
         promised = min(sound.frames, MAX_HOURS * 3600 * rate)
         resampler = soxr.ResampleStream(rate, sr, 1, dtype="float32")
@@ -1377,8 +1449,7 @@ def mel_centres(sr: float, n_mels: int) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def mel_filters(sr: float, n_fft: int, n_mels: int) -> "scipy.sparse.csr_array":
     """Triangles of height 1 on the HTK mel scale, `[shape=(n_mels, 1 + n_fft / 2)]`."""
-    from librosa.filters import mel
-    filters = mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None)
+    filters = _librosa().filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels, htk=True, norm=None)
     return scipy.sparse.csr_array(filters)
 
 
@@ -2000,7 +2071,7 @@ def remove_pink_noise(y: np.ndarray, sr: float = SR) -> np.ndarray:
     ValueError
         If `y` holds samples that are not finite numbers, or time is not its last axis.
     """
-    import librosa
+    librosa = _librosa()
     y = check_waveform(y).astype(np.float32)
     if y.ndim > 1:
         cleaned = [remove_pink_noise(channel, sr) for channel in y]
@@ -2414,7 +2485,7 @@ def _fast_griffin_lim(size, phase, bands, n_iter):
     Frames that overlap never agree wholly, and what is lost is power: every few steps the
     magnitudes are raised by what the sound's own bands lack.
     """
-    import librosa
+    librosa = _librosa()
     hop = HOP_LENGTH // FINER
     samples = (size.shape[1] - 1) * hop
     middle = np.pi * np.arange(len(size))[:, None]    # a frame's middle is its time 0
@@ -2715,7 +2786,7 @@ def unevenness(codes: np.ndarray, period: int = 16) -> float:
 
 def pulse(code: np.ndarray, seconds: float = 3.0) -> np.ndarray:
     """Autocorrelation of the onset strength of a code, from lag 0 to `seconds`."""
-    import librosa
+    librosa = _librosa()
     db = db_from_code(code)
     strength = librosa.onset.onset_strength(S=db, sr=SR, hop_length=HOP_LENGTH)
     lags = round(seconds * SR / HOP_LENGTH)
@@ -2762,6 +2833,7 @@ def piece_measures(codes: np.ndarray, far: int = 11) -> dict[str, float]:
 # ---------------------------------------------------------------- coding a folder
 
 INDEX = "index.json"
+ATTEMPTS = 10        # to write an array: other processes may remove it
 
 
 class Codes(NamedTuple):
@@ -2861,10 +2933,14 @@ def code_clips(path: Path, seconds: float, n_mels: int,
 
 def _read_store(job):
     """Codes and `Result` that a job's store holds, or None where it holds no valid ones."""
-    unusable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with suppress(*unusable), np.load(job.store) as kept:
-        if str(kept["key"]) == job.key:
-            return kept["codes"], Result(kept["starts"].tolist(), str(kept["trouble"]))
+    with suppress(Exception), zipfile.ZipFile(job.store) as archive:
+        # a damaged file raises almost anything, or gives other codes: NumPy, whose header tells
+        # how much to read, need not come to the checksum at the end
+        if archive.testzip():
+            return None
+        with np.load(job.store) as kept:
+            if str(kept["key"]) == job.key:
+                return kept["codes"], Result(kept["starts"].tolist(), str(kept["trouble"]))
     return None
 
 
@@ -3055,35 +3131,64 @@ def _stored_codes(job):
 
 
 def _write_joined(counts, whole, shape):
-    """Write the codes of all clips into one array, a file at a time."""
+    """Write the codes of all clips into one array, a file at a time, and its checksum beside."""
     header = {"descr": "<f2", "fortran_order": False, "shape": (counts.total(), *shape)}
     with atomic(whole) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for job, count in counts.items():
             codes = _stored_codes(job)[:count]
             file.write(codes.astype("<f2").tobytes())    # a memory map dies of a full disk
+        file.flush()
+        checksum = _checksum(part)
+        with atomic(_beside(whole)) as note:
+            note.write_text(checksum)
+
+
+def _beside(whole):
+    """Where the checksum of an array lies."""
+    return whole.with_suffix(".crc32")
+
+
+def _checksum(path):
+    """CRC-32 of a file, read in blocks, and its length: a gigabyte in about a second."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 24):
+            crc = zlib.crc32(block, crc)
+        return f"{crc:08x} {file.tell()}"
+
+
+def _map_joined(whole):
+    """Map an array that is there, or None where it is not as it was written."""
+    with suppress(FileNotFoundError, ValueError, EOFError):
+        if _checksum(whole) == _beside(whole).read_text():
+            return np.load(whole, mmap_mode="r")
+    return None
 
 
 def _joined_codes(counts, cache, limit, shape):
     """Map the codes of all clips, `{job: number}`, from one array on disk.
 
-    The array of an earlier state of the folder goes; a process that maps it keeps it until it
-    ends, and a system that cannot remove it then, until the next call.
+    Its length and checksum are compared with those it was written with, and a damaged one is made
+    again. The array of an earlier state of the folder goes; a process that maps it keeps it until
+    it ends, and a system that cannot remove it then, until the next call.
     """
     if not counts:
         return np.zeros((0, *shape), np.float16)
     state = _digest([[job.key, count] for job, count in counts.items()])
     name = f"all-{limit or 'clips'}"
     whole = cache / f"{name}-{state}.npy"
-    while True:
-        try:
-            return np.load(whole, mmap_mode="r")
-        except FileNotFoundError:    # it is new, or went since another process has a later state
-            _write_joined(counts, whole, shape)
-        for other in cache.glob(f"{name}-*.npy"):
-            if other != whole:
+    for _ in range(ATTEMPTS):
+        codes = _map_joined(whole)
+        if codes is not None:
+            return codes
+        # it is new, damaged, or went since another process has a later state
+        _write_joined(counts, whole, shape)
+        for other in cache.glob(f"{name}-*"):
+            if other.stem != whole.stem:
                 with suppress(OSError):
                     other.unlink()
+    raise OSError(errno.EIO, "what is written there is not what is read", str(whole))
 
 
 def get_musics_coded(folder: str | os.PathLike, seconds: float = 30, n_mels: int = N_MELS,

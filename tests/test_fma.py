@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import threading
+import tracemalloc
 import zipfile
 
 import pytest
@@ -230,3 +231,80 @@ def test_coding_names_the_tracks_that_hold_no_music(tmp_path, server, sha1):
     assert coded.labels == ["Hip-Hop", "Hip-Hop", "Old-Time_Historic"]
     assert {p.stem: reason.split(":")[0] for p, reason in coded.skipped.items()} == {
         "098565": "too short", "099134": "empty file"}
+
+
+# ---------------------------------------------------------------- archives that lie
+
+GENRES = {2: "Rock", 5: "Rock", 7: "Rock"}
+
+
+def zipped(path, members, **options):
+    """Write a zip file of members by name."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data, **options)
+    return path
+
+
+def marked_as_encrypted(path, name):
+    """Set the bit of a member that says that it is encrypted, in both of its headers."""
+    data = bytearray(path.read_bytes())
+    written = name.encode()
+    local = data.index(written) - 30
+    central = data.rindex(written) - 46
+    data[local + 6] |= 1
+    data[central + 8] |= 1
+    path.write_bytes(data)
+
+
+def test_what_is_no_archive_is_named(tmp_path):
+    path = tmp_path / "fma_small.zip"
+    path.write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match=r"fma_small\.zip: not a zip"):
+        Music._unpack_fma(path, GENRES, tmp_path / "audio")
+    with pytest.raises(ValueError, match=r"fma_small\.zip: a zip file with"):
+        Music.fma_genres(path)
+
+
+def test_an_encrypted_or_damaged_track_is_named_and_the_rest_unpacked(tmp_path):
+    good = mp3(30.0, tmp_path)
+    names = [f"fma_small/000/{track:06d}.mp3" for track in GENRES]
+    path = zipped(tmp_path / "fma_small.zip", dict.fromkeys(names, good))
+    marked_as_encrypted(path, names[0])
+    data = bytearray(path.read_bytes())
+    second = data.index(names[1].encode())
+    data[second + 5000] ^= 1
+    path.write_bytes(data)
+    odd = Music._unpack_fma(path, GENRES, tmp_path / "audio")
+    assert [text[:6] for text in odd] == ["000002", "000005"]
+    assert "encrypted" in odd[0] and "cannot be unpacked" in odd[1]
+    assert [path.name for path in (tmp_path / "audio" / "Rock").iterdir()] == ["000007.mp3"]
+
+
+def test_a_member_of_zeros_is_named_and_takes_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(Music, "LARGEST_TRACK", 20 << 20)
+    path = zipped(tmp_path / "fma_small.zip", {"fma_small/000/000002.mp3": bytes(60 << 20)})
+    tracemalloc.start()
+    odd = Music._unpack_fma(path, GENRES, tmp_path / "audio")
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "60 MiB, too large" in odd[0]
+    assert peak < 10e6
+
+
+def test_a_table_of_one_endless_line_takes_no_memory(tmp_path):
+    path = zipped(tmp_path / "fma_metadata.zip", {"fma_metadata/tracks.csv": bytes(100 << 20)})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"fma_metadata\.zip: tracks\.csv is no table"):
+        Music.fma_genres(path)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+def test_encrypted_metadata_is_named(tmp_path):
+    name = "fma_metadata/tracks.csv"
+    path = zipped(tmp_path / "fma_metadata.zip", {name: "a,b\n"})
+    marked_as_encrypted(path, name)
+    with pytest.raises(ValueError, match=r"fma_metadata\.zip.*encrypted"):
+        Music.fma_genres(path)

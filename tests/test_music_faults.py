@@ -6,7 +6,11 @@ import itertools
 import os
 import shutil
 import signal
+import struct
+import subprocess
+import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -16,7 +20,7 @@ import soundfile
 from numpy.testing import assert_allclose, assert_array_equal
 
 import Music
-from helpers import tune
+from helpers import ROOT, tune
 
 
 def code(folder, seconds=2, **options):
@@ -488,3 +492,136 @@ def test_starts_lead_to_the_exact_clip(tmp_path):
     clip = next(itertools.islice(Music.audio_clips(coded.paths[2], 2), number, None))
     expected = Music.code_from_mel(Music.mel_spectrogram(clip))
     assert_allclose(coded.codes[2], expected, atol=1e-3)
+
+
+# ---------------------------------------------------------------- headers and stores that lie
+
+def pcm_header(rate, channels, samples=b"\x01\x20" * 400_000):
+    """The bytes of a WAV whose header gives a rate [Hz] and channels."""
+    block = 2 * channels
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * block % 2 ** 32, block % 2 ** 16, 16)
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form
+    body += b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("rate, channels, words", [
+    (1, 1, "a rate of 1 Hz"),
+    (999, 1, "a rate of 999 Hz"),
+    (2_000_000, 1, "2,000,000 Hz"),
+    (22050, 65, "65 channels"),
+])
+def test_what_only_a_damaged_header_gives_is_refused(tmp_path, rate, channels, words):
+    good = sound(tmp_path / "good.wav")
+    wrong = tmp_path / "wrong.wav"
+    wrong.write_bytes(pcm_header(rate, channels))
+    coded = code(tmp_path)
+    assert set(coded.paths) == {good}
+    assert words in coded.skipped[wrong]
+
+
+def test_65535_channels_take_no_memory(tmp_path):
+    sound(tmp_path / "good.wav")
+    wrong = tmp_path / "wrong.wav"
+    wrong.write_bytes(pcm_header(44100, 65535))
+    tracemalloc.start()
+    coded = code(tmp_path)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert wrong in coded.skipped
+    assert peak < 200e6
+
+
+@pytest.mark.parametrize("rate, channels", [(1000, 1), (8000, 1), (192000, 2), (44100, 64)])
+def test_unusual_rates_and_channels_are_read(tmp_path, rate, channels):
+    silence = np.zeros((2 * rate, channels))
+    silence[:, 0] = tune(2.0, rate)[:2 * rate]
+    soundfile.write(tmp_path / "a.wav", silence, rate)
+    blocks = np.concatenate(list(Music.decode_blocks(tmp_path / "a.wav", Music.SR)))
+    assert abs(len(blocks) - 2 * Music.SR) < 10
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".ogg"])
+@pytest.mark.parametrize("then", [(22050, 2), (44100, 1), (48000, 2)])
+def test_a_file_whose_rate_or_channels_change_is_read_to_its_end(tmp_path, suffix, then):
+    whole = b""
+    for rate, channels in ((44100, 2), then):
+        part = tmp_path / f"part{suffix}"
+        soundfile.write(part, np.stack([tune(3.0, rate)] * channels, 1), rate)
+        whole += part.read_bytes()
+    path = tmp_path / f"whole{suffix}"
+    path.write_bytes(whole)
+    blocks = np.concatenate(list(Music.decode_blocks(path, Music.SR)))
+    assert abs(len(blocks) / Music.SR - 6) < 0.2
+
+
+def flipped(path, byte, bit=0x10):
+    """Turn over a bit of a file, counted from its end where `byte` is negative."""
+    data = bytearray(path.read_bytes())
+    data[byte] ^= bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "cut to its header", "empty", "no checksum"])
+def test_a_damaged_array_of_codes_is_made_again(folder, damage):
+    good = np.array(code(folder).codes)
+    array, = (folder / ".codes").rglob("all-*.npy")
+    if damage == "flipped":
+        flipped(array, -1001)
+    elif damage == "no checksum":
+        Music._beside(array).unlink()
+    else:
+        kept = {"cut": -2, "cut to its header": 128, "empty": 0}[damage]
+        array.write_bytes(array.read_bytes()[:kept])
+    again = code(folder)
+    assert_array_equal(again.codes, good)
+    assert not again.skipped
+
+
+def test_a_store_with_any_bit_flipped_is_made_again_or_gives_the_same(tmp_path):
+    path = sound(tmp_path / "a.wav")
+    good = np.array(code(tmp_path).codes)
+    store, = (tmp_path / ".codes").rglob("*.npz")
+    whole = store.read_bytes()
+    job = Music.Job(path, store, "", 2.0, Music.N_MELS, False)
+    with np.load(store) as kept:
+        job = job._replace(key=str(kept["key"]))
+    for byte in [*range(400), *range(len(whole) - 700, len(whole))]:
+        store.write_bytes(whole)
+        flipped(store, byte, 1 << byte % 8)
+        found = Music._read_store(job)
+        if found is not None:
+            codes, result = found
+            assert_array_equal(codes, good)
+            assert result.starts == [0.0, 2.0]
+
+
+def test_a_pickle_in_place_of_a_store_is_not_opened(tmp_path):
+    path = sound(tmp_path / "a.wav")
+    code(tmp_path)
+    store, = (tmp_path / ".codes").rglob("*.npz")
+    with np.load(store) as kept:
+        key = str(kept["key"])
+    np.savez(store, key=key, codes=np.array([{"any": "object"}], dtype=object), starts=[0.0],
+             trouble="")
+    job = Music.Job(path, store, key, 2.0, Music.N_MELS, False)
+    assert Music._read_store(job) is None
+
+
+WITHOUT_CACHE = """
+import numba.core.caching as caching
+caching.CacheImpl._locator_classes = [caching.UserProvidedCacheLocator]
+import Music
+coded = Music.get_musics_coded({folder!r}, seconds=2, n_jobs=1)
+assert len(coded.codes) == 2 and not coded.skipped, coded.skipped
+"""
+
+
+def test_files_are_coded_where_numba_may_write_nowhere(tmp_path):
+    sound(tmp_path / "a.wav")
+    script = WITHOUT_CACHE.format(folder=str(tmp_path))
+    variables = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    variables["NUMBA_OPT"] = "0"     # compiles sooner
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=variables,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
