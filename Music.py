@@ -37,7 +37,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -1326,6 +1326,14 @@ def _next_start(file, start, seconds):
                        f"gives, after {seconds:.1f} s: they are not read")
 
 
+def _decode_parts(file, sr):
+    """Yield blocks of mono from all sounds of a file, one behind the other."""
+    start: int | None = 0
+    while start is not None:
+        seconds = yield from _decode_part(file, start, sr)
+        start = _next_start(file, start, seconds)
+
+
 def decode_blocks(path: str | os.PathLike, sr: int) -> Iterator[np.ndarray]:
     """Decode a file, a block at a time. Never trusts the length in the header.
 
@@ -1343,15 +1351,18 @@ def decode_blocks(path: str | os.PathLike, sr: int) -> Iterator[np.ndarray]:
     Raises
     ------
     DamagedAudio
-        Where the file holds no more sound that can be read, though it should.
+        Where the file holds no more sound that can be read, though it should; where its header
+        gives a rate or channels that no music has; and behind `MAX_HOURS`.
     OSError, MemoryError
         If the system fails, which says nothing about the file.
     """
-    with open(path, "rb", buffering=0) as file:
-        start: int | None = 0
-        while start is not None:
-            seconds = yield from _decode_part(file, start, sr)
-            start = _next_start(file, start, seconds)
+    left = round(MAX_HOURS * 3600 * sr)
+    with open(path, "rb", buffering=0) as file, closing(_decode_parts(file, sr)) as blocks:
+        for block in blocks:
+            yield block[:left]
+            if len(block) > left:
+                raise DamagedAudio(f"holds more than {MAX_HOURS:g} hours: the rest is not read")
+            left -= len(block)
 
 
 def audio_clips(path: str | os.PathLike, seconds: float = 30, sr: int = SR) -> Iterator[np.ndarray]:
@@ -2743,6 +2754,11 @@ class Result(NamedTuple):
     lasting: bool = True   # it is about the content; else another try is worth it
 
 
+def _code_shape(seconds, n_mels):
+    """Bands and frames of a clip's code."""
+    return n_mels, 1 + round(seconds * SR) // HOP_LENGTH
+
+
 def code_clips(path: Path, seconds: float, n_mels: int,
                denoise: bool) -> tuple[np.ndarray, list[float], str]:
     """Code a file.
@@ -2768,7 +2784,8 @@ def code_clips(path: Path, seconds: float, n_mels: int,
     """
     if not path.stat().st_size:
         return np.array([]), [], "empty file"
-    codes, starts = [], []
+    codes = bytearray()   # a day of clips is half a gigabyte, and joining arrays would copy it
+    starts: list = []
     silent = 0
     trouble = ""
     try:
@@ -2777,16 +2794,17 @@ def code_clips(path: Path, seconds: float, n_mels: int,
                 silent += 1
                 continue
             mel = mel_spectrogram(y, n_mels=n_mels, denoise=denoise)
-            codes.append(code_from_mel(mel).astype(np.float16))
+            codes += code_from_mel(mel).astype(np.float16).tobytes()
             starts.append(float(i * seconds))
     except DamagedAudio as error:
-        kind = "damaged after some clips" if codes or silent else "not audio, or damaged"
+        kind = "damaged after some clips" if starts or silent else "not audio, or damaged"
         trouble = f"{kind}: {error}"
-    if not codes and not trouble:
+    if not starts and not trouble:
         trouble = f"too short: less than a clip of {seconds:g} s"
         if silent:
             trouble = f"silent: {silent} clips without a sound"
-    return np.array(codes), starts, trouble
+    shape = (len(starts), *_code_shape(seconds, n_mels))
+    return np.frombuffer(codes, np.float16).reshape(shape), starts, trouble
 
 
 def _read_store(job):
@@ -2994,8 +3012,8 @@ def _write_joined(counts, whole, shape):
     with atomic(whole) as part, open(part, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for job, count in counts.items():
-            codes = _stored_codes(job)[:count]
-            file.write(codes.astype("<f2").tobytes())    # a memory map dies of a full disk
+            codes = np.asarray(_stored_codes(job)[:count], "<f2")
+            file.write(codes.data)    # a memory map dies of a full disk
         file.flush()
         checksum = _checksum(part)
         with atomic(_beside(whole)) as note:
@@ -3102,7 +3120,7 @@ def get_musics_coded(folder: str | os.PathLike, seconds: float = 30, n_mels: int
     store = cache / _digest(SR, N_FFT, HOP_LENGTH, DB_RANGE, CODE_VERSION, *settings,
                             _gain_version() if denoise else None)
     jobs = [_job(path, folder, store, settings) for path in _in_turn(labels)]
-    shape = (n_mels, 1 + round(seconds * SR) // HOP_LENGTH)
+    shape = _code_shape(seconds, n_mels)
     with _remedy(cache):
         results = dict(sorted(_code_all(jobs, store, limit, n_jobs).items()))
         clips = [(job, start) for job, result in results.items() for start in result.starts]

@@ -532,27 +532,76 @@ def test_65535_channels_take_no_memory(tmp_path):
     assert peak < 200e6
 
 
+def decoded(path):
+    """All sound of a file, mono, at the rate of codes."""
+    return np.concatenate(list(Music.decode_blocks(path, Music.SR)))
+
+
 @pytest.mark.parametrize("rate, channels", [(1000, 1), (8000, 1), (192000, 2), (44100, 64)])
 def test_unusual_rates_and_channels_are_read(tmp_path, rate, channels):
     silence = np.zeros((2 * rate, channels))
     silence[:, 0] = tune(2.0, rate)[:2 * rate]
     soundfile.write(tmp_path / "a.wav", silence, rate)
-    blocks = np.concatenate(list(Music.decode_blocks(tmp_path / "a.wav", Music.SR)))
-    assert abs(len(blocks) - 2 * Music.SR) < 10
+    assert abs(len(decoded(tmp_path / "a.wav")) - 2 * Music.SR) < 10
 
 
 @pytest.mark.parametrize("suffix", [".mp3", ".ogg"])
 @pytest.mark.parametrize("then", [(22050, 2), (44100, 1), (48000, 2)])
 def test_a_file_whose_rate_or_channels_change_is_read_to_its_end(tmp_path, suffix, then):
+    parts = []
+    for seed, (rate, channels) in enumerate([(44100, 2), then]):
+        part = tmp_path / f"part{seed}{suffix}"
+        soundfile.write(part, np.stack([tune(3.0, rate, seed)] * channels, 1), rate)
+        parts.append(part)
+    path = tmp_path / f"whole{suffix}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    expected = np.concatenate([decoded(part) for part in parts])
+    assert abs(len(expected) / Music.SR - 6) < 0.2
+    assert_array_equal(decoded(path), expected)
+
+
+@pytest.mark.parametrize("then", [(22050, 2), (44100, 1), (48000, 2)])
+def test_an_mp3_that_changes_without_a_header_says_what_is_lost(tmp_path, then):
     whole = b""
     for rate, channels in ((44100, 2), then):
-        part = tmp_path / f"part{suffix}"
+        part = tmp_path / "part.mp3"
         soundfile.write(part, np.stack([tune(3.0, rate)] * channels, 1), rate)
-        whole += part.read_bytes()
-    path = tmp_path / f"whole{suffix}"
+        whole += without_length(part.read_bytes())
+    part.unlink()
+    path = tmp_path / "whole.mp3"
     path.write_bytes(whole)
-    blocks = np.concatenate(list(Music.decode_blocks(path, Music.SR)))
-    assert abs(len(blocks) / Music.SR - 6) < 0.2
+    coded = code(tmp_path, 1)
+    assert len(coded.codes) == 3
+    assert "bytes stand behind the end" in coded.damaged[path]
+
+
+def test_the_hours_of_all_sounds_in_a_file_are_counted(tmp_path, monkeypatch):
+    part = sound(tmp_path / "part.ogg", 2.0)
+    expected = decoded(part)
+    path = tmp_path / "whole.ogg"
+    path.write_bytes(3 * part.read_bytes())
+    part.unlink()
+    monkeypatch.setattr(Music, "MAX_HOURS", 3 / 3600)
+    coded = code(tmp_path, 1)
+    assert coded.starts == [0, 1, 2]
+    assert "holds more than" in coded.damaged[path]
+    monkeypatch.setattr(Music, "MAX_HOURS", 3 * len(expected) / Music.SR / 3600)
+    assert len(decoded(path)) == 3 * len(expected)
+
+
+@pytest.mark.filterwarnings("ignore:Empty filters")   # of librosa, for 512 bands
+@pytest.mark.slow
+def test_an_hour_takes_little_more_memory_than_its_codes(tmp_path):
+    minute = np.full(60 * Music.SR, 0.25)    # takes a few kilobytes
+    with soundfile.SoundFile(tmp_path / "a.flac", "w", Music.SR, 1) as file:
+        for _ in range(60):
+            file.write(minute)
+    tracemalloc.start()
+    codes = code(tmp_path, 30, n_mels=512).codes
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(codes) == 120
+    assert peak < 1.8 * codes.nbytes    # two copies would be more
 
 
 def flipped(path, byte, bit=0x10):
