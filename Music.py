@@ -159,8 +159,8 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except OSError as error:
-        if error.filename is None:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         part.unlink(missing_ok=True)
@@ -918,10 +918,32 @@ def _append(reply, part, have):
         raise requests.ConnectionError("the server stopped sending")
 
 
-# a damaged archive, one without the member; RuntimeError: it is encrypted
-BAD_ARCHIVE = (zipfile.BadZipFile, KeyError, zlib.error, EOFError, RuntimeError)
+GENRE_TABLE = "fma_metadata/tracks.csv"
+LARGEST_TABLE = 1 << 30    # bytes: 10 kB for each of the 106,574 tracks that were published
 LONGEST_LINE = 1 << 20     # characters of a table
+LONGEST_GENRE = 60         # characters: it names a folder, which may have 255 bytes
 LARGEST_TRACK = 100 << 20  # bytes of a member: 30 s of sound without compression are 5 MiB
+
+
+class _BadArchive(ValueError):
+    """What is wrong with an archive's content."""
+
+
+@contextmanager
+def _unzipping(words):
+    """Raise `_BadArchive`, beginning with words, where a zip file is damaged or encrypted.
+
+    Its reader raises almost anything then. Errors of the system pass.
+    """
+    try:
+        yield
+    except (_BadArchive, MemoryError):
+        raise
+    except Exception as error:
+        # bzip2 gives no number, and an offset in front of the file is an invalid argument
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise _BadArchive(f"{words}: {error}") from error
 
 
 def _short_lines(table):
@@ -951,25 +973,35 @@ def fma_genres(metadata_zip: str | os.PathLike) -> dict[int, str]:
     Raises
     ------
     ValueError
-        If this is no zip file, it holds no table of tracks, or that lacks a column.
+        If this is no zip file, damaged or encrypted, or it holds no table of tracks, or one
+        that lacks a column or has more than 1 GiB.
     """
+    needed = f"{metadata_zip}: a zip file with {GENRE_TABLE} is needed"
+    with _unzipping(needed), zipfile.ZipFile(metadata_zip) as archive:
+        size = archive.getinfo(GENRE_TABLE).file_size
+        if size > LARGEST_TABLE:
+            raise _BadArchive(f"{metadata_zip}: tracks.csv has {size >> 20:,} MiB, too large for "
+                              "a table of tracks")
+        with archive.open(GENRE_TABLE) as table:
+            try:
+                return _read_genres(_short_lines(table))
+            except (ValueError, IndexError, StopIteration, csv.Error) as error:
+                raise _BadArchive(f"{metadata_zip}: tracks.csv is no table of tracks with a "
+                                  f"subset and a top genre: {error}") from error
+
+
+def _read_genres(lines):
+    """Genres of FMA-small by track number, out of the lines of tracks.csv."""
+    rows = csv.reader(lines)
+    columns = list(zip(next(rows), next(rows)))
+    genre = columns.index(("track", "genre_top"))
+    subset = columns.index(("set", "subset"))
     genres = {}
-    try:
-        with zipfile.ZipFile(metadata_zip) as archive, archive.open(
-                "fma_metadata/tracks.csv") as table:
-            rows = csv.reader(_short_lines(table))
-            columns = list(zip(next(rows), next(rows)))
-            genre = columns.index(("track", "genre_top"))
-            subset = columns.index(("set", "subset"))
-            for row in rows:
-                if row[0].isdigit() and row[subset] == "small":
-                    genres[int(row[0])] = row[genre]
-    except BAD_ARCHIVE as error:
-        raise ValueError(f"{metadata_zip}: a zip file with fma_metadata/tracks.csv is needed: "
-                         f"{error}") from error
-    except (ValueError, IndexError, StopIteration, csv.Error) as error:
-        raise ValueError(f"{metadata_zip}: tracks.csv is no table of tracks with a subset and "
-                         f"a top genre: {error}") from error
+    for row in rows:
+        if re.fullmatch(r"\d{1,6}", row[0]) and row[subset] == "small":
+            if len(row[genre]) > LONGEST_GENRE:
+                raise ValueError(f"track {row[0]} has a genre of {len(row[genre]):,} characters")
+            genres[int(row[0])] = row[genre]
     return genres
 
 
@@ -981,7 +1013,8 @@ def download_fma_small(folder: str | os.PathLike, url: str = FMA_URL,
     while the server is busy; files of these names that lie there are used.
     Tracks go to `folder/audio/<genre>/<id>.mp3`: names come from the metadata, never from the
     paths inside the zip. Tracks that are empty or shorter than 29 s by their header are
-    named in a warning (three each in the published set).
+    named in a warning (three each in the published set), and so are those that are damaged,
+    encrypted or larger than 100 MiB in the zip file, which are left out.
 
     Parameters
     ----------
@@ -1002,7 +1035,7 @@ def download_fma_small(folder: str | os.PathLike, url: str = FMA_URL,
         If the server cannot be reached, stays busy or has no such file; the message names the
         address, and what has come is kept.
     ValueError
-        If a file's SHA-1 is wrong or the metadata lacks a column.
+        If a file's SHA-1 is wrong, it is no zip file, or the metadata lacks a column.
     OSError
         If a file cannot be written; the message names it.
 
@@ -1028,10 +1061,8 @@ def download_fma_small(folder: str | os.PathLike, url: str = FMA_URL,
 
 def _archive(path):
     """Open a zip file. Raises `ValueError` that names it where it is none."""
-    try:
+    with _unzipping(f"{path}: not a zip file, or cut short"):
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: not a zip file, or cut short: {error}") from error
 
 
 def _unpack_member(archive, member, path):
@@ -1039,10 +1070,11 @@ def _unpack_member(archive, member, path):
     if member.file_size > LARGEST_TRACK:
         return f"{member.file_size >> 20:,} MiB, too large for a clip of 30 s"
     try:
-        with archive.open(member) as source, atomic(path) as part, open(part, "wb") as copy:
+        with (_unzipping("cannot be unpacked"), archive.open(member) as source,
+              atomic(path) as part, open(part, "wb") as copy):
             shutil.copyfileobj(source, copy)
-    except BAD_ARCHIVE as error:
-        return f"cannot be unpacked: {error}"
+    except _BadArchive as error:
+        return str(error)
     return ""
 
 
