@@ -4,6 +4,9 @@ import errno
 import hashlib
 import http.server
 import io
+import os
+import shutil
+import stat
 import threading
 import tracemalloc
 import zipfile
@@ -308,3 +311,91 @@ def test_encrypted_metadata_is_named(tmp_path):
     marked_as_encrypted(path, name)
     with pytest.raises(ValueError, match=r"fma_metadata\.zip.*encrypted"):
         Music.fma_genres(path)
+
+
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+TABLE = (",set,track\n,subset,genre_top\ntrack_id,,\n"
+         "2,small,Rock\n5,small,Rock\n7,small,Rock\n" + "9,large,Jazz\n" * 20)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_damaged_archive_is_named_whatever_is_damaged(tmp_path, rng, method):
+    path = tmp_path / "any.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("fma_small/000/000002.mp3", rng.bytes(100))
+        archive.writestr("fma_metadata/tracks.csv", TABLE)
+    whole = path.read_bytes()
+    for byte in range(0, len(whole), 3):
+        data = bytearray(whole)
+        data[byte] ^= 0xff
+        path.write_bytes(data)
+        try:
+            Music._unpack_fma(path, GENRES, tmp_path / "audio")
+            Music.fma_genres(path)
+        except ValueError as error:
+            assert "any.zip" in str(error)
+
+
+def test_a_table_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    path = zipped(tmp_path / "fma_metadata.zip", {"fma_metadata/tracks.csv": TABLE})
+    assert Music.fma_genres(path) == GENRES
+    monkeypatch.setattr(Music, "LARGEST_TABLE", len(TABLE) - 1)
+    with pytest.raises(ValueError, match=r"fma_metadata\.zip: tracks\.csv has 0 MiB, too large"):
+        Music.fma_genres(path)
+
+
+def test_a_genre_that_can_name_no_folder_is_refused(tmp_path):
+    endless = TABLE.replace("Rock", 300 * "R", 1)
+    path = zipped(tmp_path / "fma_metadata.zip", {"fma_metadata/tracks.csv": endless})
+    with pytest.raises(ValueError, match=r"fma_metadata\.zip.*track 2 has a genre of 300"):
+        Music.fma_genres(path)
+
+
+@pytest.mark.parametrize("name", [
+    "../000002.mp3", "fma_small/../../000002.mp3", "/fma_small/000/000002.mp3",
+    "{tmp_path}/000002.mp3", "fma_small\\000\\000002.mp3", "..\\..\\000002.mp3",
+    "C:\\fma_small\\000\\000002.mp3", "fma_small/000/000002.mp3/../../../../000005.mp3",
+    "fma_small/000/000002.mp3\n", "fma_small/000/"])
+def test_hostile_paths_of_an_archive_are_left_out(tmp_path, name):
+    name = name.format(tmp_path=tmp_path)
+    path = zipped(tmp_path / "fma_small.zip", {name: b"evil"})
+    assert Music._unpack_fma(path, GENRES, tmp_path / "a" / "audio") == []
+    assert list(tmp_path.rglob("*")) == [path]
+
+
+def test_a_link_in_an_archive_becomes_a_file(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("not to be read")
+    link = zipfile.ZipInfo("fma_small/000/000002.mp3")
+    link.create_system = 3    # Unix
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    path = tmp_path / "fma_small.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(link, str(secret))
+    assert Music._unpack_fma(path, GENRES, tmp_path / "audio") == ["000002 (empty)"]
+    track = tmp_path / "audio" / "Rock" / "000002.mp3"
+    assert not track.is_symlink()
+    assert track.read_text() == str(secret)
+
+
+@pytest.mark.parametrize("genre", ["..", "/etc", "..\\..", "a/../../b", "\0", " ", ""])
+def test_hostile_genres_stay_in_the_folder(tmp_path, genre):
+    path = zipped(tmp_path / "fma_small.zip", {"fma_small/000/000002.mp3": b"no music"})
+    audio = tmp_path / "deep" / "audio"
+    Music._unpack_fma(path, {2: genre}, audio)
+    track, = tmp_path.rglob("*.mp3")
+    assert track.parent.parent == audio
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_track_that_cannot_be_written_is_named_and_not_left_half(tmp_path, monkeypatch, number):
+    def full(source, copy, *length):
+        copy.write(source.read(10))
+        raise OSError(number, os.strerror(number))
+
+    path = zipped(tmp_path / "fma_small.zip", {"fma_small/000/000002.mp3": bytes(1000)})
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match=r"000002\.mp3") as caught:
+        Music._unpack_fma(path, GENRES, tmp_path / "audio")
+    assert caught.value.errno == number
+    assert not [file for file in (tmp_path / "audio").rglob("*") if file.is_file()]
