@@ -166,11 +166,11 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
+def remove_leftovers(folder: str | os.PathLike, age: float = LEFTOVER_AGE) -> None:
+    """Remove the temporary files, older than `age` [seconds], that killed processes left."""
     for part in Path(folder).glob(".*.part*"):
         with suppress(OSError):
-            if time.time() - part.stat().st_mtime > LEFTOVER_AGE:
+            if time.time() - part.stat().st_mtime > age:
                 part.unlink()
 
 
