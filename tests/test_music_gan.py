@@ -1183,7 +1183,7 @@ def test_recording_keeps_runs_and_goes_on(patches, failures, tmp_path):
     assert kept.config["made"] == "healthy"
     assert kept.last("quality/frechet") == 1
     with np.load(path) as content:
-        assert content["samples"].shape == (5, 4, Music.N_MELS, 64)
+        assert content["samples"].shape[1:] == (4, Music.N_MELS, 64)
     before = path.stat().st_mtime_ns
     failures.record(run, lambda music: prepared)
     assert path.stat().st_mtime_ns == before
