@@ -1320,6 +1320,23 @@ DATA, RUNS, CHECKPOINTS = "d", "r", "c"
 """
 
 
+@pytest.mark.parametrize("setting", [{"MUSIC": "folder"}, {"BUDGET": "0.05"}, {"BUDGET": "4"}])
+def test_a_run_of_ones_own_writes_beside_what_is_committed(monkeypatch, setting):
+    _, cell = cells_tagged(ROOT / "HW_04_music_gan.ipynb", "parameters")[0]
+    places = []
+    for environment in ({}, setting):
+        for name in ("MUSIC", "BUDGET", "SECONDS", "CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        found = {"os": os}
+        exec(cell.source, found)
+        places.append((found["RUNS"], found["CHECKPOINTS"]))
+    committed, own = places
+    assert committed == ("runs/live", "checkpoints")
+    assert own == ("data/runs", "data/checkpoints")
+
+
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory):
     """The whole notebook, executed at tiny size in a folder of its own."""
