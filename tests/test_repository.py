@@ -248,7 +248,8 @@ def test_commands_in_the_texts_name_scripts_that_exist():
 
 def test_runs_hold_what_the_notebook_wrote():
     runs = sorted((ROOT / "runs" / "live").glob("*/events*"))
-    assert {path.parent.name for path in runs} == {"plain", "modern", "recurrent", "embedding"}
+    assert {path.parent.name for path in runs} == {"real", "plain", "modern", "recurrent",
+                                                       "embedding"}
     assert all(re.fullmatch(r"events\.out\.tfevents\.\d\.\w+", path.name) for path in runs)
     files = [path for path in (ROOT / "runs").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 28e6
