@@ -101,8 +101,9 @@ def list_sections(page):
 def as_page(path):
     """A notebook as one HTML text that needs nothing else."""
     notebook = nbformat.read(path, as_version=4)
-    text, _ = Pages(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(
-        notebook, resources={"metadata": {"name": path.stem}})
+    pages = Pages(exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
+    about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
+    text, _ = pages.from_notebook_node(notebook, resources=about)
     page = bs4.BeautifulSoup(text, "html.parser")
     for script in page.select("script, link[rel=stylesheet]"):
         script.decompose()
