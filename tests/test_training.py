@@ -200,7 +200,7 @@ def child(folder):
     return pid
 
 
-whole, killed = map(Path, sys.argv[2:])
+whole, killed = map(Path, sys.argv[2:4])
 for _ in range(2):                                  # the first one also loads what is used
     started = time.monotonic()
     train(whole)
@@ -209,7 +209,7 @@ moments = random.Random(0)
 kills = 0
 while True:
     pid = child(killed)
-    if kills == 20:
+    if kills == int(sys.argv[4]):
         break
     time.sleep(moments.uniform(0, seconds))
     done, _ = os.waitpid(pid, os.WNOHANG)
@@ -226,12 +226,13 @@ print(kills)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_training_that_is_killed_twenty_times_is_the_one_that_never_was(tmp_path):
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.exhaustive)])
+def test_a_training_that_is_killed_is_the_one_that_never_was(tmp_path, kills):
     whole = tmp_path / "whole"
     killed = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(TESTS), str(whole), str(killed)]
+    command = [sys.executable, "-c", KILLED, str(TESTS), str(whole), str(killed), str(kills)]
     made = subprocess.run(command, capture_output=True, text=True)
-    assert made.stdout.split() == ["20"], made.stderr
+    assert made.stdout.split() == [str(kills)], made.stderr
     assert read_events(killed / "tiny") == read_events(whole / "tiny")
     for run in (whole, killed):
         assert len(list((run / "tiny").iterdir())) == 1
