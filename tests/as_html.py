@@ -99,7 +99,7 @@ def list_sections(page):
 
 
 def as_page(path):
-    """A notebook as one HTML text that needs nothing else."""
+    """A notebook as one HTML page, `bs4.BeautifulSoup`, that needs nothing else."""
     notebook = nbformat.read(path, as_version=4)
     pages = Pages(exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
     about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
@@ -112,7 +112,7 @@ def as_page(path):
     page.head.append(style)
     fold_definitions(page)
     page.select_one("h1").insert_after(list_sections(page))
-    return str(page)
+    return page
 
 
 def main(words=None):
@@ -124,7 +124,7 @@ def main(words=None):
     for name in NOTEBOOKS:
         path = options.out / f"{name}.html"
         with Music.atomic(path) as unfinished:
-            unfinished.write_text(as_page(ROOT / f"{name}.ipynb"), encoding="utf-8")
+            unfinished.write_text(str(as_page(ROOT / f"{name}.ipynb")), encoding="utf-8")
         print(path)
 
 

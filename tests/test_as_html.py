@@ -3,7 +3,6 @@
 import re
 
 import as_html
-import bs4
 import nbformat
 import pytest
 
@@ -13,8 +12,7 @@ from helpers import ROOT
 @pytest.fixture(scope="module", params=as_html.NOTEBOOKS)
 def page(request):
     path = ROOT / f"{request.param}.ipynb"
-    text = as_html.as_page(path)
-    return nbformat.read(path, as_version=4), bs4.BeautifulSoup(text, "html.parser")
+    return nbformat.read(path, as_version=4), as_html.as_page(path)
 
 
 def addresses(page):
