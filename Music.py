@@ -50,7 +50,7 @@ N_FFT = 2048         # samples, 93 ms
 HOP_LENGTH = 1024    # samples, 46 ms
 N_MELS = 128         # bands between 0 Hz and SR / 2
 DB_RANGE = (-40.0, 50.0)  # mel power in dB that the codes -1 and 1 stand for
-CODE_VERSION = 3     # part of the key of every stored code: raise it when codes change
+CODE_VERSION = 4     # part of the key of every stored code: raise it when codes change
 
 
 # ---------------------------------------------------------------- tools
@@ -166,11 +166,11 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
+def remove_leftovers(folder: str | os.PathLike, age: float = LEFTOVER_AGE) -> None:
+    """Remove the temporary files, older than `age` [seconds], that killed processes left."""
     for part in Path(folder).glob(".*.part*"):
         with suppress(OSError):
-            if time.time() - part.stat().st_mtime > LEFTOVER_AGE:
+            if time.time() - part.stat().st_mtime > age:
                 part.unlink()
 
 
@@ -1505,8 +1505,8 @@ Q_TIME = 0.10        # low quantiles: music only ever adds power to the floor
 Q_BANDS = 0.03
 SLOPES = (0.8, 0.9, 1.0, 1.1, 1.2)
 # logistic function of what `floor_measures` finds: constant, log gap, log drift, depth / 10, grain
-PRESENCE = (33.7, -2.4, -0.5, -2.7, 46.0)
-LIFT = (2.8, 0.4)    # dB by which music lifts the level: 2.8 gap - 0.4
+PRESENCE = (33.33, -1.30, -1.84, -2.65, 60.74)
+LIFT = (3.22, 0.88)   # dB by which music lifts the level: 3.22 gap - 0.88
 TINY = 1e-30         # instead of 0, for logarithms
 CUT_FALL = 100.0     # factor of power, 20 dB, by which a codec's or resampler's cut falls ...
 CUT_BANDS = 16       # ... from so many bands below it
@@ -1629,9 +1629,10 @@ class FloorMeasures(NamedTuple):
         How far the level lies below the mean power of the clip, in units of pink noise.
     grain : float
         Mean of log power less log of mean power in the tiles of the lowest bands that are quiet
-        for their band. In Gaussian noise a cell's power is exponential, whose logarithm has a
-        mean of -0.577 (Euler's constant) below the logarithm of the mean: about -0.55 in quiet
-        tiles, whatever the level. In music, lines and decays make it lower.
+        for their band: the upper quartile of these tiles. In Gaussian noise a cell's power is
+        exponential, whose logarithm has a mean of -0.577 (Euler's constant) below the logarithm
+        of the mean: about -0.45 in the upper quartile, whatever the level. In music, lines and
+        decays make it lower in all tiles; a codec that drops cells does so in some.
     """
 
     level: float
@@ -1661,7 +1662,7 @@ def _grain(cells, tiles, height):
     quiet = tiles <= np.quantile(tiles, 0.25, axis=1, keepdims=True)
     log_of_cells = np.log(cells + TINY).mean((1, 3))
     grain = log_of_cells - np.log(tiles + TINY)
-    return float(grain[quiet].mean())
+    return float(np.quantile(grain[quiet], 0.75))
 
 
 def floor_measures(
@@ -1750,48 +1751,196 @@ def pink_floor(
 # ---------------------------------------------------------------- noise removal
 
 WEIGHTS = Path(__file__).resolve().parent / "runs" / "recorded" / "pink-gain" / "gain.npz"
-# averages that a gain sees around each cell, as (rows, frames): tones last, onsets are broad
-BOXES = {"bins": ((1, 1), (1, 3), (1, 5), (1, 15), (1, 51), (3, 1), (5, 1), (17, 1), (3, 3),
-                  (17, 3), (5, 5), (61, 5), (3, 15)),
-         "bands": ((1, 1), (1, 5), (1, 15), (1, 51), (5, 1), (17, 1), (5, 5))}
-WIDEST = max(frames for boxes in BOXES.values() for rows, frames in boxes)
-GAIN_MARGIN = WIDEST // 2   # frames that the widest average reaches to either side
-GAIN_BLOCK = 216     # frames that nearly stay in the cache
+SEEN = 1e-3          # of the floor: what lies below is nothing to a gain
+SEEN_MEANS = (5, 25)            # frames over which the gain of bands sees means, besides each
+SEEN_QUANTILES = (0.1, 0.5, 0.9)      # of each band over the clip
+GAIN_DILATIONS = (1, 2, 4, 8)   # of its blocks
+GAIN_REACH = 57      # frames to either side that it sees: 3 for each dilation, half the widest mean
+# averages that the gain of bins sees around each cell, as (rows, frames): tones last, onsets are
+# broad
+BOXES = ((1, 1), (1, 3), (1, 5), (1, 15), (1, 51), (3, 1), (5, 1), (17, 1), (3, 3), (17, 3),
+         (5, 5), (61, 5), (3, 15))
+GAIN_MARGIN = max(frames for rows, frames in BOXES) // 2   # frames it sees to either side
+GAIN_BLOCK = 216     # frames of bins that nearly stay in the cache
+BAND_BLOCK = 1024    # frames of bands: what a block costs at its edges is small
 # without weights: an average along time for tones, one along frequency for onsets; bands want the
 # wide ones (8 recorded excerpts, 10 dB: error of the code 12.6 dB, 12.9 with those near)
 WIENER_BOXES = {"bins": ((1, 5), (3, 1)), "bands": ((1, 15), (17, 1))}
 WIENER_BIAS = 2.0    # of the larger of both averages, in noise alone: its power, and the maximum's
 
 
+def _weights_in(path, without):
+    """Arrays of a file by name, float32; none, and a warning, where it is missing."""
+    try:
+        with np.load(path) as kept:
+            weights = {name: kept[name].astype(np.float32) for name in kept.files}
+    except FileNotFoundError:
+        warnings.warn(f"no {path.name} beside Music.py (under runs): {without}", stacklevel=4)
+        return {}
+    for name in [name for name in weights if name.endswith(".unit")]:
+        weights[name.removesuffix(".unit")] *= weights.pop(name)   # kept in 8 bits a weight
+    return weights
+
+
 @functools.lru_cache(maxsize=1)
 def gain_weights() -> dict[str, np.ndarray]:
     """Weights of the learned gains; none, and a warning, where their file is missing."""
-    try:
-        with np.load(WEIGHTS) as kept:
-            return {name: kept[name].astype(np.float32) for name in kept.files}
-    except FileNotFoundError:
-        warnings.warn(f"no {WEIGHTS.name} beside Music.py (under runs): pink noise is removed by "
-                      "Wiener's formula, less well than by the learned gain", stacklevel=2)
-        return {}
+    return _weights_in(WEIGHTS, "pink noise is removed by Wiener's formula, less well than by the "
+                                "learned gain")
 
 
-def gain_features(
-    ratio: np.ndarray,
-    hz: np.ndarray,
-    kind: str,
-    mean: float,
-    stretch: float = 1.0,
-) -> np.ndarray:
-    """Describe what lies around each cell of a spectrogram, for the learned gain.
+def _linear(x, weights, name):
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def _normalised(x, weights, name):
+    centred = x - x.mean(1, keepdims=True)
+    variance = np.mean(centred ** 2, axis=1, keepdims=True)
+    scaled = centred / np.sqrt(variance + 1e-5)
+    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def _over_time(x, taps, dilation):
+    """Weighted sum of rows around each row, by column: `taps` (odd, columns)."""
+    reach = len(taps) // 2 * dilation
+    padded = np.pad(x, ((reach, reach), (0, 0)))
+    total = np.zeros_like(x)
+    for k, tap in enumerate(taps):
+        first = k * dilation
+        total += tap * padded[first:first + len(x)]
+    return total
+
+
+def _gelu(x):
+    return x * scipy.special.ndtr(x)
+
+
+def _relu(x):
+    return np.maximum(x, 0)
+
+
+def _residual_block(x, weights, name, dilation, activation):
+    """Rows (t, n), changed by what lies around each: ConvNeXt's block (Liu 2022) over time."""
+    near = _over_time(x, weights[f"{name}.taps"], dilation)
+    up = _linear(_normalised(near, weights, f"{name}.norm"), weights, f"{name}.up")
+    down = _linear(activation(up), weights, f"{name}.down")
+    return x + weights[f"{name}.scale"] * down
+
+
+def band_features(ratio: np.ndarray) -> np.ndarray:
+    """Describe the mel bands of a clip to the learned gain.
 
     Parameters
     ----------
-    ratio : np.ndarray [shape=(rows, t)]
+    ratio : np.ndarray [shape=(N_MELS, t)]
         Power in units of the noise floor.
-    hz : np.ndarray [shape=(rows,)]
-        Frequency of each row.
-    kind : {"bins", "bands"}
-        Rows of an STFT, or of mel bands: which `BOXES` to average over.
+
+    Returns
+    -------
+    np.ndarray [shape=(1 + len(SEEN_MEANS), N_MELS, t)], float32
+        Logarithms of the power and of its means over time.
+    """
+    features = np.empty((1 + len(SEEN_MEANS), *ratio.shape), np.float32)
+    features[0] = ratio
+    for mean, frames in zip(features[1:], SEEN_MEANS):
+        scipy.ndimage.uniform_filter1d(ratio, frames, axis=1, output=mean, mode="nearest")
+    features += SEEN
+    return np.log(features, out=features)
+
+
+def _gain_of_frames(features, whole, weights):
+    """Gain of the frames of a block `(means, bands, t)`, each by those around it."""
+    frames = features.transpose(2, 0, 1).reshape(features.shape[2], -1)
+    h = _linear(frames, weights, "bands.embed") + whole
+    for number, dilation in enumerate(GAIN_DILATIONS):
+        h = _residual_block(h, weights, f"bands.blocks.{number}", dilation, _relu)
+    logit = _linear(_normalised(h, weights, "bands.norm"), weights, "bands.head").T
+    own = weights["bands.own"]
+    for feature, weight in zip(features, own):
+        logit += weight[:, None] * feature
+    return scipy.special.expit(logit)
+
+
+def _learned_band_gain(ratio):
+    """Gain of each band and frame by the network whose weights ship."""
+    weights = gain_weights()
+    features = band_features(ratio)
+    gain = np.empty_like(features[0])
+    with _one_thread():
+        levels = np.quantile(features[0], SEEN_QUANTILES, axis=1).astype(np.float32)
+        whole = weights["bands.clip.weight"] @ levels.ravel()
+        for first in range(0, ratio.shape[1], BAND_BLOCK):
+            start = max(0, first - GAIN_REACH)
+            around = features[:, :, start:first + BAND_BLOCK + GAIN_REACH]
+            block = _gain_of_frames(around, whole, weights)
+            inside = slice(first - start, first - start + BAND_BLOCK)
+            gain[:, first:first + BAND_BLOCK] = block[:, inside]
+    return gain
+
+
+def bands_around(
+    power: np.ndarray,
+    floor: Floor,
+    n_fft: int = 2 * N_FFT,
+    hop_length: int = N_FFT // 2,
+    sr: float = SR,
+) -> np.ndarray:
+    """What the gain of bands, which hears whole frames, tells the gain of bins.
+
+    Parameters
+    ----------
+    power : np.ndarray [shape=(1 + n_fft / 2, t)]
+    floor : Floor
+        With some presence.
+
+    Returns
+    -------
+    np.ndarray [shape=(3, N_MELS, t)], float32
+        Logit of the gain of each band, its mean over `SEEN_MEANS[0]` frames, and the logarithm of
+        the band's power in units of the floor.
+    """
+    filters = _usual_filters(sr, n_fft)
+    noise = filters @ floor.power(n_fft, sr)
+    ratio = (filters @ power) / np.maximum(noise, TINY)
+    closer = max(1, round(_closer(n_fft, hop_length)))
+    gain = np.clip(_band_gain(ratio, closer), 1e-6, 1 - 1e-6)
+    logit = scipy.special.logit(gain)
+    steady = scipy.ndimage.uniform_filter1d(logit, SEEN_MEANS[0], axis=1, mode="nearest")
+    return np.stack([logit, steady, np.log(ratio + SEEN)]).astype(np.float32)
+
+
+def _closer(n_fft, hop_length):
+    """How many times closer frames are than those that the gain of bins was trained on."""
+    return n_fft / 4 / hop_length
+
+
+def _between_bands(bands, hz):
+    """Rows of bands `(..., N_MELS, t)`, interpolated in mel to some frequencies in Hz."""
+    centres = hz_to_mel(mel_centres(SR, N_MELS))
+    place = np.interp(hz_to_mel(hz), centres, np.arange(N_MELS))
+    below = place.astype(int)
+    above = np.minimum(below + 1, N_MELS - 1)
+    share = (place - below).astype(np.float32)[:, None]
+    return (1 - share) * bands[..., below, :] + share * bands[..., above, :]
+
+
+def bin_features(
+    ratio: np.ndarray,
+    bands: np.ndarray,
+    hz: np.ndarray,
+    mean: float,
+    stretch: float = 1.0,
+) -> np.ndarray:
+    """Describe what lies around each cell of an STFT, for the learned gain.
+
+    Parameters
+    ----------
+    ratio : np.ndarray [shape=(bins, t)]
+        Power in units of the noise floor.
+    bands : np.ndarray [shape=(3, N_MELS, t)]
+        From `bands_around`.
+    hz : np.ndarray [shape=(bins,)]
+        Frequency of each bin.
     mean : float
         Mean of `ratio` over the whole clip.
     stretch : float
@@ -1799,55 +1948,65 @@ def gain_features(
 
     Returns
     -------
-    np.ndarray [shape=(len(BOXES[kind]) + 2, rows, t)], float32
-        Logarithms of the averages, of the frequency and of the mean.
+    np.ndarray [shape=(len(BOXES) + 2 + len(bands), bins, t)], float32
+        Logarithms of the averages, of the frequency and of the mean; what the bands tell.
     """
-    boxes = BOXES[kind]
-    features = np.empty((len(boxes) + 2, *ratio.shape), np.float32)
-    for average, (rows, frames) in zip(features, boxes):
+    averages = len(BOXES)
+    features = np.empty((averages + 2 + len(bands), *ratio.shape), np.float32)
+    for average, (rows, frames) in zip(features, BOXES):
         frames = 2 * round((frames - 1) / 2 * stretch) + 1
         scipy.ndimage.uniform_filter(ratio, (rows, frames), average, mode="nearest")
-    features[:-2] += 1e-3
-    features[-2] = np.asarray(hz)[:, None] + 20
-    features[-1] = mean
-    return np.log(features, out=features)
+    logarithms = features[:averages + 2]
+    logarithms[:averages] += SEEN
+    logarithms[averages] = np.asarray(hz)[:, None] + 20
+    logarithms[averages + 1] = mean
+    np.log(logarithms, out=logarithms)
+    features[averages + 2:] = _between_bands(bands, hz)
+    return features
 
 
-def _learned_gain(features, kind):
-    """Gain of each cell by the small network whose weights ship."""
+def _learned_bin_gain(ratio, bands, hz, stretch):
+    """Gain of each bin and frame by the network whose weights ship."""
     weights = gain_weights()
-    h = features.reshape(len(features), -1)
-    with _one_thread():
-        for layer in range(3):
-            matrix = weights[f"{kind}{layer}"]
-            if layer:
-                np.maximum(h, 0, out=h)
-            h = matrix[:, :-1] @ h
-            h += matrix[:, -1:]          # the last column is the bias
-    return scipy.special.expit(h).reshape(features.shape[1:])
-
-
-def _wiener_gain(features, kind):
-    """Gain of each cell by Wiener's formula, of at least 0.1; of the power for bands."""
-    chosen = [BOXES[kind].index(box) for box in WIENER_BOXES[kind]]
-    larger = np.exp(features[chosen].max(0))
-    signal = np.maximum(larger - WIENER_BIAS, 0)
-    gain = np.maximum(signal / (1 + signal), 0.1)
-    return gain ** 2 if kind == "bands" else gain
-
-
-def _gain(ratio, hz, kind, stretch):
-    """Gain of each cell from the power in units of the floor: learned, or Wiener's."""
-    formula = _learned_gain if gain_weights() else _wiener_gain
     mean = float(ratio.mean())
     margin = int(np.ceil(GAIN_MARGIN * stretch))
     gain = np.empty_like(ratio)
     for first in range(0, ratio.shape[1], GAIN_BLOCK):
         start = max(0, first - margin)
-        around = ratio[:, start:first + GAIN_BLOCK + margin]
-        features = gain_features(around, hz, kind, mean, stretch)
-        inside = slice(first - start, first - start + GAIN_BLOCK)
-        gain[:, first:first + GAIN_BLOCK] = formula(features[:, :, inside], kind)
+        around = slice(start, first + GAIN_BLOCK + margin)
+        features = bin_features(ratio[:, around], bands[..., around], hz, mean, stretch)
+        inside = features[:, :, first - start:first - start + GAIN_BLOCK]
+        h = inside.reshape(len(inside), -1)
+        with _one_thread():
+            for layer in range(3):
+                matrix = weights[f"bins{layer}"]
+                if layer:
+                    np.maximum(h, 0, out=h)
+                h = matrix[:, :-1] @ h
+                h += matrix[:, -1:]          # the last column is the bias
+        gain[:, first:first + GAIN_BLOCK] = scipy.special.expit(h).reshape(inside.shape[1:])
+    return gain
+
+
+def _wiener_gain(ratio, kind):
+    """Gain of each cell by Wiener's formula, of at least 0.1; of the power for bands."""
+    along, across = (scipy.ndimage.uniform_filter(ratio, box, mode="nearest")
+                     for box in WIENER_BOXES[kind])
+    signal = np.maximum(np.maximum(along, across) - WIENER_BIAS, 0)
+    gain = np.maximum(signal / (1 + signal), 0.1)
+    return gain ** 2 if kind == "bands" else gain
+
+
+def _band_gain(ratio, closer):
+    """Gain of the mel bands of a clip whose frames are so many times closer than usual.
+
+    Frames that are as far apart as usual are one clip of their own.
+    """
+    if not gain_weights():
+        return _wiener_gain(ratio, "bands")
+    gain = np.empty(ratio.shape, np.float32)
+    for first in range(closer):
+        gain[:, first::closer] = _learned_band_gain(ratio[:, first::closer])
     return gain
 
 
@@ -1875,7 +2034,10 @@ def noise_gain(
     """
     hz = np.linspace(0, sr / 2, len(power))
     ratio = power / floor.power(n_fft, sr)
-    return _gain(ratio, hz, "bins", n_fft / 4 / hop_length)
+    if not gain_weights():
+        return _wiener_gain(ratio, "bins")
+    bands = bands_around(power, floor, n_fft, hop_length, sr)
+    return _learned_bin_gain(ratio, bands, hz, _closer(n_fft, hop_length))
 
 
 def band_gain(
@@ -1901,22 +2063,32 @@ def band_gain(
     np.ndarray [shape=(n_mels, t)], float32
         Factor of the mel power, between 0 and 1.
     """
-    mel = mel_filters(sr, n_fft, N_MELS) @ power
-    gain = _mel_gain(mel, floor, n_fft, hop_length, sr)
-    if n_mels == N_MELS:
+    filters = _usual_filters(sr, n_fft)
+    gain = _usual_band_gain(filters @ power, filters, floor, n_fft, hop_length, sr)
+    if (n_mels, sr) == (N_MELS, SR):
         return gain
-    # the gain was trained on N_MELS bands: others lie between them
-    at = np.arange(1, n_mels + 1) * (N_MELS + 1) / (n_mels + 1) - 1
-    bands = np.arange(N_MELS)
-    frames = [np.interp(at, bands, frame) for frame in gain.T]
+    # the gain was trained on N_MELS bands up to SR / 2: others lie between them, or above
+    usual = mel_centres(SR, N_MELS)
+    asked = mel_centres(sr, n_mels)
+    frames = [np.interp(asked, usual, frame) for frame in gain.T]
     return np.transpose(frames).astype(np.float32)
 
 
-def _mel_gain(mel, floor, n_fft, hop_length, sr):
-    """Gain of `band_gain` from the mel power in `N_MELS` bands."""
-    noise = mel_filters(sr, n_fft, N_MELS) @ floor.power(n_fft, sr)
-    hz = mel_centres(sr, N_MELS)
-    return _gain(mel / noise, hz, "bands", n_fft / 2 / hop_length)
+@functools.lru_cache(maxsize=8)
+def _usual_filters(sr, n_fft):
+    """Filters of the bands that the gain was trained on, for an STFT of any rate."""
+    from librosa.filters import mel
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # above sr / 2 they are empty
+        filters = mel(sr=sr, n_fft=n_fft, n_mels=N_MELS, fmax=SR / 2, htk=True, norm=None)
+    return scipy.sparse.csr_array(filters)
+
+
+def _usual_band_gain(mel, filters, floor, n_fft, hop_length, sr):
+    """Gain of `band_gain` from the mel power in the bands that it was trained on."""
+    noise = filters @ floor.power(n_fft, sr)
+    closer = max(1, round(n_fft / 2 / hop_length))
+    return _band_gain(mel / np.maximum(noise, TINY), closer)
 
 
 def remove_pink_noise(y: np.ndarray, sr: float = SR) -> np.ndarray:
@@ -2035,8 +2207,9 @@ def mel_spectrogram(
     floor = pink_floor(power, n_fft, hop_length, sr)
     if floor.presence == 0:
         return mel
-    if n_mels == N_MELS:
-        mel *= _mel_gain(mel, floor, n_fft, hop_length, sr)
+    if (n_mels, sr) == (N_MELS, SR):
+        filters = mel_filters(sr, n_fft, n_mels)
+        mel *= _usual_band_gain(mel, filters, floor, n_fft, hop_length, sr)
     else:
         mel *= band_gain(power, floor, n_fft, hop_length, sr, n_mels)
     return mel
@@ -2238,46 +2411,8 @@ FOLLOWED = 7         # times that the way to a peak is doubled: 128 bins
 @functools.lru_cache(maxsize=1)
 def inversion_weights() -> dict[str, np.ndarray]:
     """Weights of the learned inversion; none, and a warning, where their file is missing."""
-    try:
-        with np.load(INVERSION) as kept:
-            weights = {name: kept[name].astype(np.float32) for name in kept.files}
-    except FileNotFoundError:
-        warnings.warn(f"no {INVERSION.name} beside Music.py (under runs): sound is made from the "
-                      "bands alone, less well than by the learned inversion", stacklevel=2)
-        return {}
-    for name in [name for name in weights if name.endswith(".unit")]:
-        weights[name.removesuffix(".unit")] *= weights.pop(name)   # kept in 8 bits a weight
-    return weights
-
-
-def _linear(x, weights, name):
-    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-
-def _normalised(x, weights, name):
-    centred = x - x.mean(1, keepdims=True)
-    variance = np.mean(centred ** 2, axis=1, keepdims=True)
-    scaled = centred / np.sqrt(variance + 1e-5)
-    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-
-def _over_time(x, taps, dilation):
-    """Weighted sum of rows around each row, by column: `taps` (odd, columns)."""
-    reach = len(taps) // 2 * dilation
-    padded = np.pad(x, ((reach, reach), (0, 0)))
-    total = np.zeros_like(x)
-    for k, tap in enumerate(taps):
-        first = k * dilation
-        total += tap * padded[first:first + len(x)]
-    return total
-
-
-def _residual_block(x, weights, name, dilation):
-    near = _over_time(x, weights[f"{name}.taps"], dilation)
-    up = _linear(_normalised(near, weights, f"{name}.norm"), weights, f"{name}.up")
-    gate = scipy.special.ndtr(up)       # GELU
-    down = _linear(up * gate, weights, f"{name}.down")
-    return x + weights[f"{name}.scale"] * down
+    return _weights_in(INVERSION, "sound is made from the bands alone, less well than by the "
+                                  "learned inversion")
 
 
 def fine_magnitudes(code: np.ndarray) -> np.ndarray:
@@ -2293,11 +2428,18 @@ def fine_magnitudes(code: np.ndarray) -> np.ndarray:
     np.ndarray [shape=(1 + n_fft / 2, 2 t - 1)], float32
         Natural logarithm of the magnitudes for hops of half the code's.
 
+    Raises
+    ------
+    FileNotFoundError
+        If the weights are missing.
+
     References
     ----------
     Z. Liu et al., "A ConvNet for the 2020s", CVPR 2022: the blocks, here over time alone.
     """
     weights = inversion_weights()
+    if not weights:
+        raise FileNotFoundError(f"{INVERSION} is missing: no fine magnitudes without its weights")
     rows = np.asarray(code, np.float32).T
     filters = mel_filters(SR, N_FFT, N_MELS).toarray()
     back = _spread(filters)
@@ -2309,7 +2451,7 @@ def fine_magnitudes(code: np.ndarray) -> np.ndarray:
     with _one_thread():
         h = _linear(three, weights, "embed")
         for number, dilation in enumerate(DILATIONS):
-            h = _residual_block(h, weights, f"blocks.{number}", dilation)
+            h = _residual_block(h, weights, f"blocks.{number}", dilation, _gelu)
             if number == 0:
                 h = _interpolated(h, FINER)
         change = _linear(_normalised(h, weights, "norm"), weights, "head")

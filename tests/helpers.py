@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import Music
 
@@ -42,3 +43,17 @@ def tune(seconds, sr=Music.SR, seed=0, level=0.05):
     rms = np.sqrt(power)
     scaled = level * y / rms
     return scaled.astype(np.float32)
+
+
+def read_events(folder):
+    """The settings, as text, and the scalars `{tag: [(step, value)]}` of a TensorBoard run."""
+    run = EventAccumulator(str(folder), {"scalars": 0, "tensors": 0}).Reload()
+    text = run.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    settings = {}
+    for line in text.splitlines()[2:]:
+        _, name, value, _ = map(str.strip, line.split("|"))
+        settings[name] = value
+    scalars = {}
+    for tag in run.Tags()["scalars"]:
+        scalars[tag] = [(event.step, event.value) for event in run.Scalars(tag)]
+    return settings, scalars

@@ -155,8 +155,8 @@ def ours(tmp_path_factory):
     clone = folder / "clone"
     git(ROOT, "clone", "--quiet", str(ROOT), str(clone))
     readme = (clone / "README.md").read_text(encoding="utf-8")
-    lines = [line for line in readme.splitlines() if line.startswith(PYTHON)]
-    command = [sys.executable, *lines[0].removeprefix(PYTHON).split(), "--out", str(folder)]
+    line, = [line for line in readme.splitlines() if "hand_in.py" in line]
+    command = [sys.executable, *line.removeprefix(PYTHON).split(), "--out", str(folder)]
     subprocess.run(command, cwd=clone, check=True)
     found = hand_in.branches(clone)
     shutil.rmtree(clone)

@@ -18,6 +18,7 @@ import benchmark_inversion
 import train_inversion
 from benchmark_inversion import code_of
 from masking import FFT, noise_to_mask
+from networks import plain_weights, write_weights
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_numpy_gives_what_torch_gives(tmp_path, weights_at):
     torch.manual_seed(3)
     net = train_inversion.Inversion()
     torch.nn.init.normal_(net.head.weight, std=0.05)
-    train_inversion.write_weights(net, tmp_path)
+    write_weights(tmp_path / "inversion.npz", plain_weights(net.state_dict()))
     weights_at(tmp_path / "inversion.npz")
     read = {name: torch.tensor(value) for name, value in Music.inversion_weights().items()}
     net.load_state_dict(read)
@@ -66,7 +67,7 @@ def test_numpy_gives_what_torch_gives(tmp_path, weights_at):
 def test_eight_bits_move_no_weight_by_more_than_half_a_unit(tmp_path, weights_at):
     torch.manual_seed(4)
     net = train_inversion.Inversion()
-    train_inversion.write_weights(net, tmp_path)
+    write_weights(tmp_path / "inversion.npz", plain_weights(net.state_dict()))
     weights_at(tmp_path / "inversion.npz")
     kept = Music.inversion_weights()["head.weight"]
     truth = net.head.weight.detach().numpy()
@@ -131,13 +132,13 @@ def test_training_learns_stops_and_goes_on(tmp_path, monkeypatch):
     (music / "broken.ogg").write_bytes(b"OggS" + bytes(500))
     sources = [train_inversion.Music16("tunes", music, n_jobs=1)]
     assert len(sources[0].sounds) == 3
-    fresh = train_inversion.State(0)
+    fresh = train_inversion.new_state(0)
     code, size = train_inversion.Examples(sources, 9).draw()
     first = train_inversion.losses(fresh.net(code), size)
     work = tmp_path / "work"
     train_inversion.train(sources, 10, work, tmp_path)
     train_inversion.train(sources, 80, work, tmp_path)
-    state = train_inversion.State(0)
+    state = train_inversion.new_state(0)
     state.load(work / "inversion.pt")
     assert state.step == 80
     last = train_inversion.losses(state.net(code), size)

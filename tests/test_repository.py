@@ -248,7 +248,72 @@ def test_commands_in_the_texts_name_scripts_that_exist():
 
 def test_runs_hold_what_the_notebook_wrote():
     runs = sorted((ROOT / "runs" / "live").glob("*/events*"))
-    assert {path.parent.name for path in runs} == {"plain", "modern", "recurrent", "embedding"}
+    assert {path.parent.name for path in runs} == {"real", "plain", "modern", "recurrent",
+                                                       "embedding"}
     assert all(re.fullmatch(r"events\.out\.tfevents\.\d\.\w+", path.name) for path in runs)
     files = [path for path in (ROOT / "runs").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 28e6
+
+
+# ---------------------------------------------------------------- numbers in prose
+
+NUMBER = re.compile(r"(?<![\w.,])(?:\d[\d,]*\d|\d)(?:\.\d+)?(?!\w)|(?<![\w.,])\.\d+")
+# formulas, code, references, years, addresses of sections and links are no results
+NO_RESULT = re.compile(r"\$\$.*?\$\$|\$[^$\n]*\$|`[^`]*`|\[\d+\]|\b(?:19|20)\d\d\b|arXiv \S+"
+                       r"|\(#[^)]*\)|^#+ [\d.]+|\b[1-7]\.\d{1,2}\b(?!\d| dB| times|%)",
+                       re.DOTALL | re.MULTILINE)
+# numbers of the music notebook's prose that no output prints, and why
+UNPRINTED = {
+    "8,000": "clips that the assignment asks for",
+    "185": "a step, read from the axis of the figure",
+    "1,300": "a step, read from the axis of the figure",
+    "138": "78 and 60 runs",
+    "800": "steps of two recorded trainings, a setting of their script",
+}
+
+
+def value_of(text):
+    return float(text.replace(",", ""))
+
+
+def printed_numbers(path):
+    """Numbers in the outputs and in the code of a notebook."""
+    texts = []
+    for cell in code_cells(path):
+        texts.append(cell.source)
+        for output in cell.outputs:
+            data = output.get("data", {})
+            texts += [output.get("text", ""), data.get("text/markdown", ""),
+                      data.get("text/plain", "")]
+    return {value_of(number) for text in texts for number in NUMBER.findall(text)}
+
+
+def is_printed(number, printed):
+    """Whether a number of prose, which may be rounded or a percentage, is one of those."""
+    value = value_of(number)
+    digits = len(number.partition(".")[2])
+    if value in printed:
+        return True
+    shares = [100 * known for known in printed if known <= 1]
+    return any(round(known, digits) == value for known in (*printed, *shares))
+
+
+def test_numbers_in_the_prose_are_printed():
+    path = ROOT / "HW_04_music_gan.ipynb"
+    printed = printed_numbers(path)
+    missing = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            prose, *_references = cell.source.split("## 8. References")
+            for number in NUMBER.findall(NO_RESULT.sub("", prose)):
+                if not is_printed(number, printed):
+                    missing[number] = cell.id
+    assert set(missing) == set(UNPRINTED), missing
+
+
+@pytest.mark.parametrize("number, known, found", [
+    ("1.8", {1.81}, True), ("1.9", {1.81}, False), ("37", {0.367}, True),
+    ("2,200", {2200.0}, True), (".44", {0.44}, True), ("12", {12.6}, False), ("185", {1.85}, False),
+])
+def test_a_number_is_printed_as_it_is_or_rounded(number, known, found):
+    assert is_printed(number, known) is found

@@ -7,10 +7,13 @@
 Without a folder: clean scores, rendered into a temporary one. Of each held-out track one excerpt
 of 10 s is mixed with pink noise at known levels. Blind methods get the mix alone; the last two
 rows know the noise: a log-spectral-amplitude gain (Ephraim and Malah 1985) with the noise's
-expected spectrum, and the ideal ratio mask, which knows both signals: the bound. Needs
-`noisereduce` for two rows (left out where it is missing). `--scores-only` adds weights that were
-trained elsewhere, for instance on rendered scores alone (`train_gain.py --out`). `--record`
-writes the figures to `runs/recorded/pink-gain/<name>.json`, which the notebook tabulates.
+expected spectrum, and the ideal ratio mask, which knows both signals. That mask bounds what gains
+of magnitudes reach in SI-SDR; the error of a code in dB it does not bound. Needs `noisereduce`
+for two rows (left out where it is missing). `--scores-only` adds weights that were trained
+elsewhere, for instance on rendered scores alone (`train_gain.py --only-scores --out`). The same
+excerpts, stored at low rates and as small MP3s, are measured with and without the shipped gain.
+`--record` writes the figures to `runs/recorded/pink-gain/<name>.json`, which the notebook
+tabulates.
 """
 
 import argparse
@@ -29,11 +32,13 @@ import librosa
 import numpy as np
 import scipy.signal
 import scipy.special
+from band_gain import decibels
 
 import Music
-from train_gain import RECORDED, decibels, excerpts, is_held_out, mixed
+from train_gain import RECORDED, STORED, excerpts, is_held_out, mixed
 
-LEVELS = (0, 5, 10, 20, 60)
+LEVELS = (0, 5, 10, 20, 25, 30, 35, 40, 60)     # dB
+STORED_LEVELS = (5, 10)     # dB
 FRAME = {"n_fft": 2048, "hop_length": 512}
 PACKAGES = ("numpy", "scipy", "librosa", "noisereduce")
 
@@ -211,10 +216,44 @@ def measure(y, seed, other):
         for name, method in methods(other).items():
             found[name] = method(noisy)
         found["LSA, noise spectrum known"] = known_spectrum_lsa(noisy, noise)
-        found["ideal ratio mask (bound)"] = ideal_ratio_mask(y, noise)
+        found["ideal ratio mask"] = ideal_ratio_mask(y, noise)
         row = {name: score(made, y, truth) for name, made in found.items()}
         results.append(row)
     return results
+
+
+def code_of(y, denoise):
+    """dB of the bands of a code, with or without the shipped gain."""
+    return decibels(Music.mel_spectrogram(y, n_mels=128, denoise=denoise, **FRAME))
+
+
+def measure_stored(y, seed):
+    """Errors of the code and belief in a floor, `{how: (levels, 3)}`, of excerpts stored so."""
+    found = {}
+    for how, store in STORED.items():
+        rows = []
+        for level in STORED_LEVELS:
+            noisy, _noise = mixed(y, level, seed)
+            noisy = np.asarray(store(noisy), np.float32)
+            clean = np.asarray(store(y), np.float32)[:len(noisy)]
+            noisy = noisy[:len(clean)]
+            truth = code_of(clean, denoise=False)
+            untreated = rmse(code_of(noisy, denoise=False), truth)
+            treated = rmse(code_of(noisy, denoise=True), truth)
+            power = Music.stft_power(noisy, Music.N_FFT, Music.HOP_LENGTH)
+            rows.append((untreated, treated, Music.pink_floor(power).presence > 0))
+        found[how] = rows
+    return found
+
+
+def table_of_stored(measured):
+    """Means over excerpts by way of storing, as they are recorded."""
+    found = {}
+    for how in STORED:
+        values = np.array([excerpt[how] for excerpt in measured], float)
+        means = values.mean(0).round(3).T.tolist()
+        found[how] = dict(zip(("nothing", "ours, as shipped", "floors believed"), means))
+    return {"levels": STORED_LEVELS, "code": found}
 
 
 def held_out_excerpts(folder, tracks):
@@ -290,7 +329,7 @@ def recorded_table(table, results):
     return found
 
 
-def record(path, corpus, versions, results, differences):
+def record(path, corpus, versions, results, differences, stored):
     """Keep mean and worst of every method at every level, for the notebook."""
     kept = {
         "corpus": corpus,
@@ -298,6 +337,7 @@ def record(path, corpus, versions, results, differences):
         "versions": versions,
         "levels": LEVELS,
         "tables": {table.name: recorded_table(table, results) for table in TABLES},
+        "stored": stored,
         "verdict": {what: np.round(value, 3).tolist() for what, value in differences.items()},
     }
     path.write_text(json.dumps(kept, indent=1))
@@ -324,8 +364,11 @@ def benchmark(folder, tracks, other, name):
         print_table(table, results)
     differences = verdict(results)
     print_verdict(differences)
+    jobs = [(y, seed) for seed, y in enumerate(clips)]
+    stored = table_of_stored(list(Music.parallel(measure_stored, jobs, -1)))
+    print(json.dumps(stored, indent=1))
     if name:
-        record(RECORDED / f"{name}.json", corpus, versions, results, differences)
+        record(RECORDED / f"{name}.json", corpus, versions, results, differences, stored)
 
 
 def main():

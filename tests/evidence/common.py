@@ -38,6 +38,7 @@ OPTIONS = {
     "--of": {"type": int, "default": 1, "help": "how many workers share the list"},
     "--only": {"default": "", "help": "only runs whose name holds this text"},
     "--list": {"action": "store_true", "help": "print the runs and stop"},
+    "--events": {"type": Path, "help": "folder to write what is recorded to, for TensorBoard"},
 }
 
 

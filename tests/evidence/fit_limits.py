@@ -67,7 +67,7 @@ def read_runs():
     kept = {"derive": known, "unseen": unseen}
     for run in all_runs():
         if run.use in kept:
-            history = gan.read_history(RUNS / run.name)
+            history = gan.read_recorded(RUNS / f"{run.name}.npz")
             symptoms = gan.symptoms(history)
             made = history.config["made"]
             use = history.config["use"]

@@ -2,6 +2,7 @@
 
     python tests/evidence/record_failures.py [--scores folder] [--music folder] [--worker 0 --of 1]
                                     [--only text] [--list]
+    python tests/evidence/record_failures.py --events folder
 
 Each run is about two minutes of one thread, and is kept under `runs/recorded/failures` as soon
 as it is done, so that a run of this script that was stopped goes on where it was. Two workers
@@ -9,18 +10,21 @@ as it is done, so that a run of this script that was stopped goes on where it wa
 code, of an earlier recipe, narrow. `--scores` is the embedded default (rendered where it is
 missing), `--music` a folder of recorded music for the runs named `*-music-*`, left out without it.
 
-What is kept of a run: the scalars that its training recorded, thinned to about 100 values each;
-`quality/*` and `share/*`, measured five times on 1,000 patches, which `diagnose` never reads; the
-setting; of one run of each setting four samples at each of the five times; of a dozen unseen runs
-the duality gap; and of those compared side by side rhythm, memory and copies (`whole`).
+`--events` writes what is recorded as runs for TensorBoard: `tensorboard --logdir folder`.
+
+What is kept of a run, in one npz without pickle: the scalars that its training recorded, thinned
+to about 100 values each; `quality/*` and `share/*`, measured five times on 1,000 patches, which
+`diagnose` never reads; the setting; of one run of each setting four samples at each of the five
+times; of a dozen unseen runs the duality gap; and of those compared side by side rhythm, memory
+and copies (`whole`).
 """
 
 import dataclasses
 import functools
+import json
 import math
-import os
-import shutil
 from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple
 
 import common
@@ -51,7 +55,7 @@ KEPT = 100            # values of a scalar that are kept
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training: how it was made, and on what. Its folder is `name`."""
+    """One training: how it was made, and on what. Its file is `name`.npz."""
 
     name: str
     made: str         # what its setting is known to do: one of the verdicts
@@ -176,7 +180,7 @@ SEEDS = range(3)
 
 
 def run_of(setting, use, seed, variant="", changes=None, made=None, **where):
-    """A run of a setting; `variant` names its folder where it is more than another seed."""
+    """A run of a setting; `variant` names its file where it is more than another seed."""
     known = SETTINGS[setting]
     parts = [setting, variant]
     if variant not in KNOWN and variant not in UNSEEN:
@@ -345,24 +349,36 @@ def settings_of(run, history, clips):
     found["seconds"] = history.seconds
     found.update(dataclasses.asdict(history.config))
     found["clips"] = clips
-    return found
+    return {name: str(value) for name, value in found.items()}
 
 
-def keep(run, history, clips, seen, folder):
-    """Write a run's scalars, thinned, as a TensorBoard run without host or process names."""
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    writer = gan.SummaryWriter(str(unfinished))
-    settings = settings_of(run, history, clips)
-    lines = [f"    {name} = {value}" for name, value in settings.items()]
-    writer.add_text("config", "\n".join(lines))
-    for tag, values in history.scalars.items():
-        for step, value in thinned(values):
-            writer.add_scalar(tag, value, step)
-    gan.close_run(writer, "scalars")
+def keep(run, history, clips, seen, path):
+    """Write a run's settings and its scalars, thinned, and its samples where they are kept."""
+    events = []
+    for number, values in enumerate(history.scalars.values()):
+        events += [(number, step, value) for step, value in thinned(values)]
+    tag, step, value = zip(*events)
+    kept = {"config": json.dumps(settings_of(run, history, clips)),
+            "tags": list(history.scalars),
+            "tag": np.array(tag, np.uint8),
+            "step": np.array(step, np.int32),
+            "value": np.array(value, np.float32)}
     if run.samples:
-        np.savez_compressed(unfinished / "samples.npz", samples=seen)
-    unfinished.rename(folder)
+        kept["samples"] = seen
+    with Music.atomic(path) as unfinished:
+        np.savez_compressed(unfinished, **kept)
+
+
+def write_events(folder):
+    """Write every recorded training as a run for TensorBoard."""
+    for path in sorted(RECORDED.glob("*.npz")):
+        history = gan.read_recorded(path)
+        with gan.SummaryWriter(str(Path(folder) / path.stem)) as writer:
+            gan.write_settings(writer, history.config)
+            for tag, values in history.scalars.items():
+                for step, value in values:
+                    writer.add_scalar(tag, value, step)
+        gan.close_run(writer, path.stem)
 
 
 def report(run, history):
@@ -377,8 +393,8 @@ def report(run, history):
 
 def record(run, prepared):
     """Train one run and keep it, unless it is there; `prepared` gives what a music needs."""
-    folder = RECORDED / run.name
-    if folder.exists():
+    path = RECORDED / f"{run.name}.npz"
+    if path.exists():
         return
     lost_parts.register()
     training, unseen, judges = prepared(run.music)
@@ -399,12 +415,15 @@ def record(run, prepared):
         last.update(whole(history, judges, patches, unseen))
     for tag, value in last.items():
         history.scalars[tag] = [(run.config.steps, value)]
-    keep(run, history, len(patches.clips), np.stack(seen), folder)
+    keep(run, history, len(patches.clips), np.stack(seen), path)
     print(report(run, history), flush=True)
 
 
 def main(options):
-    """Record the runs that were asked for."""
+    """Record the runs that were asked for, or write the recorded ones for TensorBoard."""
+    if options.events:
+        write_events(options.events)
+        return
     common.use_one_thread()
     runs = all_runs()
     if not options.music:
@@ -427,4 +446,4 @@ def main(options):
 
 if __name__ == "__main__":
     main(common.command_line(__doc__, "--scores", "--music", "--worker", "--of", "--only",
-                             "--list").parse_args())
+                             "--list", "--events").parse_args())

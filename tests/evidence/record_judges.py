@@ -45,8 +45,10 @@ EXPECTED = {
         must=set(),
         may_not={*MEASURES},
     ),
+    # where an unseen clip keeps its noise its neighbourhood takes in noise: precision and density
+    # are free
     "pink noise at 10 dB": Expected(
-        must={*DISTANCES, *NEIGHBOURS, "total variation", "rejected"},
+        must={*DISTANCES, "recall", "coverage", "total variation", "rejected"},
         may_not={"in tune"},
     ),
     "blurred in time": Expected(
@@ -74,9 +76,10 @@ EXPECTED = {
         must={*DISTANCES, "recall", "coverage", "total variation"},
         may_not={"precision", "in tune", "onsets/s"},
     ),
+    # the precision of so few is a draw: free
     "50 patches copied": Expected(
         must={*DISTANCES, "recall", "coverage"},
-        may_not={"precision"},
+        may_not=set(),
     ),
     # the classifier was trained on these clips: the judges that look through it may move
     "crops of training clips": Expected(

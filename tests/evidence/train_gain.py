@@ -1,27 +1,33 @@
-"""Train the two small gains with which Music.py removes pink noise.
+"""Train the two gains with which Music.py removes pink noise.
 
-    python tests/evidence/train_gain.py [folder of clean music] [--out runs/recorded/pink-gain]
+    python tests/evidence/train_gain.py music [--out runs/recorded/pink-gain]
 
-About four minutes on two cores. Without a folder, clean scores are rendered into a temporary
-one. A quarter of the tracks, by a hash of their names (`is_held_out`), is never trained on, and
-is what `benchmark_noise.py` measures. Writes `gain.npz` (float32, no pickle) and the
-TensorBoard summary of the training, which names the training data.
+`music` is a folder of recorded music; clean scores are rendered beside it (`--scores`), and both
+gains learn from either. `--only-scores` leaves recorded music out. A quarter of the tracks and
+pieces, by a hash of their names (`is_held_out`), is never trained on, and is what
+`benchmark_noise.py` measures. An hour of a core. Writes `gain.npz` (no pickle) and the TensorBoard
+summary of the training, which names the training data; what was done is kept in `--work` and gone
+on with.
 
-Noise is mixed in at -4 to 25 dB. `bins`, for waveforms: the loss is the energy of what the gain
-leaves wrong over the energy of the noise, in dB, so that every level counts alike. `bands`, for
-codes: the root mean square error of the mel bands in dB, 80 dB below the clip's maximum at most.
+Noise is mixed in at -4 to 38 dB; four mixes in ten are then stored at a low rate or as a small
+MP3. `bands`, for codes (`band_gain.py`): the loss is the root mean square error of the mel bands
+in dB, 80 dB below the clip's maximum at most. `bins`, for waveforms: the energy of what the gain
+leaves wrong over the energy of the noise, in dB, so that every level counts alike; it is told what
+the gain of bands makes of the clip, so that its training comes second.
 """
 
 import argparse
 import hashlib
+import io
 import itertools
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import librosa
 import numpy as np
+import soundfile
+import soxr
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -31,16 +37,23 @@ for place in (ROOT / "tests", ROOT):     # so that the script runs from any fold
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
 
+import band_gain  # noqa: E402
+from networks import write_weights  # noqa: E402
+
 import Music  # noqa: E402
 from notebook_definitions import load  # noqa: E402
 
 RECORDED = ROOT / "runs" / "recorded" / "pink-gain"
-MIXES = 1300
+MIXES = 1300         # of each source, for bins
 CELLS = 5000         # of a mix
 SECONDS = 10         # of an excerpt
-DB_OF_E = 10 / np.log(10)    # what a factor of e in power is in dB
-HIDDEN = {"bins": 48, "bands": 16}
-STEPS = {"bins": 1200, "bands": 1500}
+FRAMES = SECONDS * Music.SR // Music.HOP_LENGTH + 1
+PIECES = 1800        # clean clips that are rendered
+CLIPS = {"recorded music": tuple(range(0, 30, 2)), "rendered scores": (0, 1, 2)}   # of a track
+MIXED = {"recorded music": 2, "rendered scores": 1}    # mixes of a clip, for bands
+SHARES = {"recorded music": 12, "rendered scores": 4}    # of a batch: scores are learned sooner
+HIDDEN = 64
+STEPS = {"bins": 2500, "bands": 5000}
 
 
 # ---------------------------------------------------------------- music and noise
@@ -87,7 +100,35 @@ def mixed(y, snr_db, seed):
     return mix.astype(np.float32), noise.astype(np.float32)
 
 
-# ---------------------------------------------------------------- cells
+def at_rate(y, sr):
+    """What is left of a waveform that was stored at a lower rate."""
+    lower = soxr.resample(y, Music.SR, sr)
+    return soxr.resample(lower, sr, Music.SR)
+
+
+def small_mp3(y, kbits=48):
+    """What is left of a waveform in an MP3 of few kbit/s, in stereo."""
+    channel = np.clip(soxr.resample(y, Music.SR, 44100), -1, 1)
+    stereo = np.stack([channel, channel], axis=1)
+    file = io.BytesIO()
+    soundfile.write(file, stereo, 44100, format="MP3", bitrate_mode="CONSTANT",
+                    compression_level=(320 - kbits) / (320 - 32))
+    file.seek(0)
+    decoded, rate = soundfile.read(file)
+    return soxr.resample(decoded.mean(1), rate, Music.SR)
+
+
+STORED = {
+    "full": lambda y: y,
+    "16 kHz": lambda y: at_rate(y, 16000),
+    "11 kHz": lambda y: at_rate(y, 11025),
+    "8 kHz": lambda y: at_rate(y, 8000),
+    "MP3, 48 kbit/s": small_mp3,
+}
+CHANCES = (0.6, 0.1, 0.1, 0.1, 0.1)    # of each in training
+
+
+# ---------------------------------------------------------------- cells of bins
 
 def chance_of_bins(bins):
     """Chance of each bin of an STFT to be drawn: as the noise's energy is spread."""
@@ -117,7 +158,8 @@ def cells_of_waveform(y, noisy, noise, floor, rng):
     power = np.abs(X) ** 2
     ratio = power / floor.power(n_fft)
     hz = np.linspace(0, Music.SR / 2, bins)
-    features = Music.gain_features(ratio, hz, "bins", float(ratio.mean()))
+    bands = Music.bands_around(power, floor)
+    features = Music.bin_features(ratio, bands, hz, float(ratio.mean()))
     template = Music.pink_template(n_fft, Music.SR)[:, 0]
     expected = template * np.var(noise)
     chance = chance_of_bins(bins)
@@ -131,45 +173,59 @@ def cells_of_waveform(y, noisy, noise, floor, rng):
     return features[:, k, t], targets
 
 
-def decibels(power):
-    """Power in dB, -120 at least."""
-    return 10 * np.log10(np.maximum(power, 1e-12))
+def use_weights(path):
+    """Let Music take its gains from a file, in this process."""
+    if path != Music.WEIGHTS:
+        Music.WEIGHTS = path
+        Music.gain_weights.cache_clear()
 
 
-def cells_of_bands(y, noisy, noise, floor, rng):
-    """Features and targets of random cells of mel bands: dB of noisy, of clean, of the foot."""
-    power = Music.stft_power(noisy, Music.N_FFT, Music.HOP_LENGTH)
-    filters = Music.mel_filters(Music.SR, Music.N_FFT, Music.N_MELS)
-    mel = filters @ power
-    clean = Music.mel_spectrogram(y)
-    ratio = mel / (filters @ floor.power())
-    hz = Music.mel_centres(Music.SR, Music.N_MELS)
-    features = Music.gain_features(ratio, hz, "bands", float(ratio.mean()))
-    bands, frames = mel.shape
-    k = rng.integers(0, bands, CELLS)
-    t = rng.integers(0, frames, CELLS)
-    foot = 10 * np.log10(clean.max()) - 80
-    noisy_db = np.maximum(decibels(mel[k, t]), foot)
-    clean_db = np.maximum(decibels(clean[k, t]), foot)
-    feet = np.full(CELLS, foot)
-    targets = np.stack([noisy_db, clean_db, feet])
-    return features[:, k, t], targets
-
-
-def describe(y, snr_db, seed):
-    """Cells of one mix for both gains, or None where no floor is found."""
+def describe(y, snr_db, seed, weights):
+    """Cells of one mix, or None where no floor is found; `weights` holds the gain of bands."""
+    use_weights(weights)
     noisy, noise = mixed(y, snr_db, seed)
     power = Music.stft_power(noisy, Music.N_FFT, Music.HOP_LENGTH)
     floor = Music.pink_floor(power)
     if floor.presence == 0:
         return None
     rng = np.random.default_rng(seed)
+    features, targets = cells_of_waveform(y, noisy, noise, floor, rng)
+    return np.concatenate([features, targets]).astype(np.float32)
+
+
+# ---------------------------------------------------------------- mixes of bands
+
+def stored_mix(y, snr_db, how, seed):
+    """A mix as `band_gain.Mix`, stored in one of the ways, or None where no floor is found."""
+    noisy, _noise = mixed(y, snr_db, seed)
+    store = STORED[how]
+    clean = np.asarray(store(y), np.float32)
+    noisy = np.asarray(store(noisy), np.float32)
+    samples = min(len(clean), len(noisy))
+    return band_gain.mix_of(clean[:samples], noisy[:samples], FRAMES)
+
+
+def mixes_of_track(path, which, mixed_times, seed):
+    """Mixes of some clips of a track, at random levels."""
+    rng = np.random.default_rng(seed)
     found = []
-    for draw in (cells_of_waveform, cells_of_bands):
-        features, targets = draw(y, noisy, noise, floor, rng)
-        cells = np.concatenate([features, targets])
-        found.append(cells.astype(np.float32))
+    for y in excerpts(path, which):
+        for number in range(mixed_times):
+            snr_db = rng.uniform(-4, 38)
+            how = rng.choice(list(STORED), p=CHANCES)
+            mix = stored_mix(y, snr_db, how, 1000 * seed + len(found) + number)
+            if mix is not None:
+                found.append(mix)
     return found
+
+
+def mixes_of_bands(audio, source):
+    """Mixes of all tracks of a source, together."""
+    jobs = [(path, CLIPS[source], MIXED[source], seed) for seed, path in enumerate(audio)]
+    found = []
+    for some in Music.parallel(mixes_of_track, jobs, -1):
+        found += some
+    return band_gain.Mixes.of(found)
 
 
 # ---------------------------------------------------------------- training
@@ -183,19 +239,6 @@ def loss_of_bins(output, target):
     error = kept - shared + clean_power
     bels = torch.log10(error.mean(1) + 1e-6)
     return 10 * bels.mean()
-
-
-def loss_of_bands(output, target):
-    """Mean over mixes of the root mean square error in dB."""
-    noisy, clean, foot = target.unbind(1)
-    removed = DB_OF_E * nn.functional.softplus(-output)
-    estimate = torch.maximum(noisy - removed, foot)
-    square = (estimate - clean).square()
-    return square.mean(1).sqrt().mean()
-
-
-# mean loss in dB of outputs (B, cells) before the sigmoid; targets (B, 3, cells)
-LOSSES = {"bins": loss_of_bins, "bands": loss_of_bands}
 
 
 def network(features, width):
@@ -227,8 +270,8 @@ def matrices_of(net, mean, spread):
     return matrices
 
 
-def fit(kind, cells, writer, batch=24, lr=4e-3):
-    """Train one gain. Returns three matrices, each with its bias as the last column."""
+def fit_bins(cells, writer, batch=24, lr=4e-3):
+    """Train the gain of bins. Returns three matrices, each with its bias as the last column."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     n = cells.shape[1] - 3
@@ -236,27 +279,27 @@ def fit(kind, cells, writer, batch=24, lr=4e-3):
     target = cells[:, n:]
     mean = x.mean((0, 2))
     spread = x.std((0, 2))
-    net = network(n, HIDDEN[kind])
+    net = network(n, HIDDEN)
     optimiser = torch.optim.Adam(net.parameters(), lr)
-    schedule = CosineAnnealingLR(optimiser, STEPS[kind])
-    loss_of = LOSSES[kind]
+    schedule = CosineAnnealingLR(optimiser, STEPS["bins"])
     offset = mean[:, None]
     scale = spread[:, None]
     size = min(batch, len(x))
-    for step in range(STEPS[kind]):
+    for step in range(STEPS["bins"]):
         at = rng.choice(len(x), size, replace=False)
         scaled = (x[at] - offset) / scale
         inputs = torch.from_numpy(scaled).transpose(1, 2)
         output = net(inputs)[..., 0]
         wanted = torch.from_numpy(target[at])
-        loss = loss_of(output, wanted)
+        loss = loss_of_bins(output, wanted)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
         if step % 20 == 0:
-            writer.add_scalar(f"loss/{kind}", loss.item(), step)
-    return matrices_of(net, mean, spread)
+            writer.add_scalar("loss/bins", loss.item(), step)
+    matrices = matrices_of(net, mean, spread)
+    return {f"bins{layer}": matrix for layer, matrix in enumerate(matrices)}
 
 
 def training_tracks(folder):
@@ -265,65 +308,82 @@ def training_tracks(folder):
     return [path for path in found if not is_held_out(path)]
 
 
-def clips_of(audio):
-    """Excerpts of all tracks, one after another."""
+def cells_of_bins(audio, weights):
+    """Cells of excerpts of all tracks, in turn, with noise at random levels."""
     jobs = [(path,) for path in audio]
     clips = []
     for some in Music.parallel(excerpts, jobs, -1):
         clips += some
-    return clips
-
-
-def described_mixes(clips):
-    """Cells of clips, in turn, with noise at random levels, where a floor is found."""
     rng = np.random.default_rng(0)
     snr = rng.uniform(-4, 25, MIXES)
-    jobs = []
-    for i, level in enumerate(snr):
-        clip = clips[i % len(clips)]
-        jobs.append((clip, float(level), i))
+    jobs = [(clips[i % len(clips)], float(level), i, weights) for i, level in enumerate(snr)]
     mixes = Music.parallel(describe, jobs, -1)
-    return [mix for mix in mixes if mix]
+    return np.stack([mix for mix in mixes if mix is not None])
 
 
-def fit_both(mixes, writer):
-    """Matrices of both gains, by kind and layer."""
+def examples_of_bands(audio, work):
+    """What the gain of bands learns from, by source; made once, and kept in `work`."""
+    found = []
+    for source, paths in audio.items():
+        kept = work / f"{source.replace(' ', '-')}.npz"
+        if not kept.exists():
+            write_weights(kept, mixes_of_bands(paths, source)._asdict())
+        with np.load(kept) as arrays:
+            mixes = band_gain.Mixes(**arrays)
+        share = min(SHARES[source], len(mixes.clean))
+        found.append(band_gain.Examples(mixes, share, seed=len(found)))
+        print(f"{source}: {len(paths)} tracks or clips, {len(mixes.clean)} mixes", flush=True)
+    return found
+
+
+def train(folders, out, work, kinds=("bands", "bins")):
+    """Train gains on tracks that are not held out, of folders by source; returns the file.
+
+    Weights of a kind that is not asked for stay as they are.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    path = Path(out) / "gain.npz"
     weights = {}
-    for column, kind in enumerate(("bins", "bands")):
-        cells = np.stack([mix[column] for mix in mixes])
-        for layer, matrix in enumerate(fit(kind, cells, writer)):
-            weights[f"{kind}{layer}"] = matrix
-    return weights
-
-
-def train(folder, out):
-    """Train both gains on the tracks of a folder that are not held out; returns the file."""
-    audio = training_tracks(folder)
-    clips = clips_of(audio)
-    mixes = described_mixes(clips)
-    counts = f"{len(audio)} tracks, {len(clips)} clips"
-    print(f"{counts}, {len(mixes)} mixes with a floor")
+    if path.exists():
+        with np.load(path) as kept:
+            weights = dict(kept)
+    audio = {source: training_tracks(folder) for source, folder in folders.items()}
     gan = load("HW_04_music_gan")
     writer = gan.SummaryWriter(str(out))
-    writer.add_text("data", f"{Path(folder).name}: {counts}")
-    weights = fit_both(mixes, writer)
+    about = [f"{source}: {len(paths)} tracks or clips" for source, paths in audio.items()]
+    writer.add_text("training data", "; ".join(about))
+    for kind in kinds:
+        weights = {name: value for name, value in weights.items() if not name.startswith(kind)}
+        if kind == "bands":
+            examples = examples_of_bands(audio, work)
+            weights |= band_gain.fit(examples, STEPS["bands"], writer, work / "bands.pt")
+        else:
+            cells = np.concatenate([cells_of_bins(paths, path) for paths in audio.values()])
+            weights |= fit_bins(cells, writer)
+        write_weights(path, weights)
     gan.close_run(writer, "pink-gain")
-    path = Path(out) / "gain.npz"
-    with Music.atomic(path) as part:
-        np.savez(part, **weights)
     return path
 
 
 def main():
     title, *_ = __doc__.splitlines()
     parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("music", nargs="?", type=Path)
+    parser.add_argument("--scores", type=Path, default=ROOT / "data" / "scores-clean")
+    parser.add_argument("--only-scores", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=("bands", "bins"))
+    parser.add_argument("--work", type=Path, default=ROOT / "checkpoints" / "gain")
     parser.add_argument("--out", type=Path, default=RECORDED)
     options = parser.parse_args()
-    torch.set_num_threads(2)
-    with tempfile.TemporaryDirectory() as temporary:
-        where = options.folder or Music.render_scores(temporary, 400, None, seconds=SECONDS)
-        print(train(where, options.out), file=sys.stdout)
+    if options.music is None and not options.only_scores:
+        parser.error("a folder of recorded music is needed, or --only-scores")
+    torch.set_num_threads(options.threads)
+    folders = {"rendered scores": Music.render_scores(options.scores, PIECES, None)}
+    if not options.only_scores:
+        folders["recorded music"] = options.music
+    kinds = (options.only,) if options.only else ("bands", "bins")
+    print(train(folders, options.out, options.work, kinds))
 
 
 if __name__ == "__main__":

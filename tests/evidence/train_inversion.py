@@ -13,7 +13,6 @@ is kept in `--work` and gone on with. Writes `inversion.npz` (8 bits a weight, n
 TensorBoard summary of the training, which names the training data.
 """
 
-import copy
 import math
 import shutil
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import ROOT, command_line, gan  # first: it puts the project on the path
+from networks import Block, State, plain_weights, write_weights
 from torch import nn
 from torch.nn import functional
 
@@ -35,7 +35,6 @@ FINE_HOP = Music.HOP_LENGTH // 2
 WIDTH = 384
 HIDDEN = 704
 DILATIONS = (1, 1, 2, 1)    # of the blocks; the first stands before the frames are doubled
-REACH = 3                   # frames to either side that a block sees, times its dilation
 FRAMES = 33                 # of a code in training
 TONES = 2                   # of a batch, steady; music has the rest in equal parts
 BATCH = 24
@@ -48,31 +47,6 @@ NEPERS = math.log(10) / 20  # of a decibel
 
 
 # ---------------------------------------------------------------- the network
-
-class Block(nn.Module):
-    """A residual block over time (ConvNeXt in one dimension) of rows (b, t, width)."""
-
-    def __init__(self, dilation):
-        super().__init__()
-        self.dilation = dilation
-        taps = 2 * REACH + 1
-        self.taps = nn.Parameter(torch.randn(taps, WIDTH) / math.sqrt(taps))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up = nn.Linear(WIDTH, HIDDEN)
-        self.down = nn.Linear(HIDDEN, WIDTH)
-        self.scale = nn.Parameter(torch.full((WIDTH,), 0.2))
-
-    def forward(self, x):
-        t = x.shape[1]
-        reach = REACH * self.dilation
-        padded = functional.pad(x, (0, 0, reach, reach))
-        near = 0
-        for k, tap in enumerate(self.taps):
-            first = k * self.dilation
-            near = near + tap * padded[:, first:first + t]
-        hidden = functional.gelu(self.up(self.norm(near)))
-        return x + self.scale * self.down(hidden)
-
 
 def doubled(x):
     """Rows (b, t, n) and one between each two, by linear interpolation: (b, 2 t - 1, n)."""
@@ -97,7 +71,8 @@ class Inversion(nn.Module):
         self.register_buffer("back", torch.tensor(back, dtype=torch.float32), persistent=False)
         self.register_buffer("flat", torch.tensor(flat, dtype=torch.float32), persistent=False)
         self.embed = nn.Linear(3 * Music.N_MELS, WIDTH)
-        self.blocks = nn.ModuleList(Block(dilation) for dilation in DILATIONS)
+        self.blocks = nn.ModuleList(Block(WIDTH, HIDDEN, dilation, functional.gelu)
+                                    for dilation in DILATIONS)
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, BINS)
         nn.init.normal_(self.head.weight, std=1e-3)
@@ -234,61 +209,26 @@ def losses(log_size, size):
     }
 
 
-def rate_at(step, steps):
-    """Warm-up over 3 % of the training, then a cosine down to 2 % of the rate."""
-    done = step / steps
-    cosine = (1 + math.cos(math.pi * done)) / 2
-    return RATE * min(1, done / 0.03 + 1e-3) * (0.02 + 0.98 * cosine)
+def new_state(seed):
+    """A training that has not begun."""
+    torch.manual_seed(seed)
+    return State(Inversion(), RATE)
 
 
-class State:
-    """All that a training goes on from."""
-
-    def __init__(self, seed):
-        torch.manual_seed(seed)
-        self.net = Inversion()
-        self.average = copy.deepcopy(self.net).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), RATE, betas=(0.9, 0.98),
-                                           weight_decay=1e-3)
-        self.step = 0
-
-    def parts(self):
-        return {"net": self.net, "average": self.average, "optimiser": self.optimiser}
-
-    def save(self, path):
-        kept = {name: part.state_dict() for name, part in self.parts().items()}
-        with Music.atomic(path) as unfinished:
-            torch.save({**kept, "step": self.step}, unfinished)
-
-    def load(self, path):
-        kept = torch.load(path, weights_only=True)
-        for name, part in self.parts().items():
-            part.load_state_dict(kept[name])
-        self.step = kept["step"]
-
-    def learn(self, code, size, steps):
-        """One step; returns its losses."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(self.step, steps)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            log_size = self.net(code)
-        found = losses(log_size.float(), size)
-        total = sum(weight * found[tag] for tag, weight in WEIGHTS.items())
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimiser.step()
-        self.step += 1
-        share = 1 - min(0.999, self.step / (self.step + 10))
-        for mean, now in zip(self.average.parameters(), self.net.parameters()):
-            mean.lerp_(now.detach(), share)
-        return found
+def learn(state, code, size, steps):
+    """One step of a training of so many; returns its losses."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        log_size = state.net(code)
+    found = losses(log_size.float(), size)
+    total = sum(weight * found[tag] for tag, weight in WEIGHTS.items())
+    state.learn(total, steps)
+    return found
 
 
 def train(sources, steps, work, out, seed=0):
     """Train on `sources`, going on from what lies in `work`; writes to `out`."""
     work.mkdir(parents=True, exist_ok=True)
-    state = State(seed)
+    state = new_state(seed)
     checkpoint = work / "inversion.pt"
     if checkpoint.exists():
         state.load(checkpoint)
@@ -300,7 +240,7 @@ def train(sources, steps, work, out, seed=0):
     started = time.monotonic()
     first = state.step
     while state.step < steps:
-        found = state.learn(*examples.draw(), steps)
+        found = learn(state, *examples.draw(), steps)
         if state.step % 50 == 0:
             for tag, value in found.items():
                 writer.add_scalar(tag, value.item(), state.step)
@@ -309,29 +249,11 @@ def train(sources, steps, work, out, seed=0):
             pace = (time.monotonic() - started) / (state.step - first)
             shown = ", ".join(f"{tag} {value.item():.3f}" for tag, value in found.items())
             print(f"{state.step} steps, {pace:.2f} s each: {shown}", flush=True)
-            write_weights(state.average, out)
+            weights = plain_weights(state.average.state_dict())
+            write_weights(out / "inversion.npz", weights)
     gan.close_run(writer, "inversion")
     for path in work.glob("events.*"):
         shutil.copy2(path, out / path.name)
-
-
-def write_weights(net, out):
-    """Keep the weights in a file without pickles: matrices of 8 bits, the rest of 16.
-
-    Each row of a matrix has its own unit, that of its largest weight's 127th part.
-    """
-    weights = {}
-    for name, value in net.state_dict().items():
-        value = value.numpy()
-        if value.ndim < 2:
-            weights[name] = value.astype(np.float16)
-            continue
-        unit = np.abs(value).max(1, keepdims=True) / 127
-        weights[name] = np.round(value / unit).astype(np.int8)
-        weights[f"{name}.unit"] = unit.astype(np.float32)
-    out.mkdir(parents=True, exist_ok=True)
-    with Music.atomic(out / "inversion.npz") as unfinished:
-        np.savez(unfinished, **weights)
 
 
 def main():
