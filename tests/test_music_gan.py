@@ -1354,7 +1354,8 @@ def executed(tmp_path_factory):
         resources={"metadata": {"path": str(folder)}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT) + os.pathsep + os.environ.get("PYTHONPATH", ""))
-        patch.delenv("OMP_NUM_THREADS", raising=False)
+        for library in ("OMP", "MKL", "OPENBLAS"):      # as its user's kernel has them
+            patch.delenv(f"{library}_NUM_THREADS", raising=False)
         client.execute()
     return notebook, folder
 
