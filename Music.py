@@ -1755,7 +1755,7 @@ SEEN = 1e-3          # of the floor: what lies below is nothing to a gain
 SEEN_MEANS = (5, 25)            # frames over which the gain of bands sees means, besides each
 SEEN_QUANTILES = (0.1, 0.5, 0.9)      # of each band over the clip
 GAIN_DILATIONS = (1, 2, 4, 8)   # of its blocks
-GAIN_REACH = 57      # frames to either side that it sees: 3 for each dilation, half the widest mean
+GAIN_REACH = 3 * sum(GAIN_DILATIONS) + max(SEEN_MEANS) // 2    # frames to either side it sees
 # averages that the gain of bins sees around each cell, as (rows, frames): tones last, onsets are
 # broad
 BOXES = ((1, 1), (1, 3), (1, 5), (1, 15), (1, 51), (3, 1), (5, 1), (17, 1), (3, 3), (17, 3),
@@ -1861,6 +1861,24 @@ def _gain_of_frames(features, whole, weights):
     return scipy.special.expit(logit)
 
 
+class _Block(NamedTuple):
+    """Frames of a clip that are computed together."""
+
+    own: slice       # of the clip
+    around: slice    # of the clip, with those to either side that are seen
+    inside: slice    # of those around, its own
+
+
+def _blocks(frames, size, reach):
+    """Blocks of so many frames, each seeing `reach` frames to either side."""
+    for first in range(0, frames, size):
+        start = max(0, first - reach)
+        own = slice(first, first + size)
+        around = slice(start, first + size + reach)
+        inside = slice(first - start, first - start + size)
+        yield _Block(own, around, inside)
+
+
 def _learned_band_gain(ratio):
     """Gain of each band and frame by the network whose weights ship."""
     weights = gain_weights()
@@ -1869,12 +1887,9 @@ def _learned_band_gain(ratio):
     with _one_thread():
         levels = np.quantile(features[0], SEEN_QUANTILES, axis=1).astype(np.float32)
         whole = weights["bands.clip.weight"] @ levels.ravel()
-        for first in range(0, ratio.shape[1], BAND_BLOCK):
-            start = max(0, first - GAIN_REACH)
-            around = features[:, :, start:first + BAND_BLOCK + GAIN_REACH]
-            block = _gain_of_frames(around, whole, weights)
-            inside = slice(first - start, first - start + BAND_BLOCK)
-            gain[:, first:first + BAND_BLOCK] = block[:, inside]
+        for block in _blocks(ratio.shape[1], BAND_BLOCK, GAIN_REACH):
+            found = _gain_of_frames(features[:, :, block.around], whole, weights)
+            gain[:, block.own] = found[:, block.inside]
     return gain
 
 
@@ -1900,8 +1915,7 @@ def bands_around(
         the band's power in units of the floor.
     """
     filters = _usual_filters(sr, n_fft)
-    noise = filters @ floor.power(n_fft, sr)
-    ratio = (filters @ power) / np.maximum(noise, TINY)
+    ratio = _over_floor(filters @ power, filters, floor, n_fft, sr)
     closer = max(1, round(_closer(n_fft, hop_length)))
     gain = np.clip(_band_gain(ratio, closer), 1e-6, 1 - 1e-6)
     logit = scipy.special.logit(gain)
@@ -1971,11 +1985,10 @@ def _learned_bin_gain(ratio, bands, hz, stretch):
     mean = float(ratio.mean())
     margin = int(np.ceil(GAIN_MARGIN * stretch))
     gain = np.empty_like(ratio)
-    for first in range(0, ratio.shape[1], GAIN_BLOCK):
-        start = max(0, first - margin)
-        around = slice(start, first + GAIN_BLOCK + margin)
-        features = bin_features(ratio[:, around], bands[..., around], hz, mean, stretch)
-        inside = features[:, :, first - start:first - start + GAIN_BLOCK]
+    for block in _blocks(ratio.shape[1], GAIN_BLOCK, margin):
+        near = block.around
+        features = bin_features(ratio[:, near], bands[..., near], hz, mean, stretch)
+        inside = features[:, :, block.inside]
         h = inside.reshape(len(inside), -1)
         with _one_thread():
             for layer in range(3):
@@ -1984,7 +1997,7 @@ def _learned_bin_gain(ratio, bands, hz, stretch):
                     np.maximum(h, 0, out=h)
                 h = matrix[:, :-1] @ h
                 h += matrix[:, -1:]          # the last column is the bias
-        gain[:, first:first + GAIN_BLOCK] = scipy.special.expit(h).reshape(inside.shape[1:])
+        gain[:, block.own] = scipy.special.expit(h).reshape(inside.shape[1:])
     return gain
 
 
@@ -2084,11 +2097,16 @@ def _usual_filters(sr, n_fft):
     return scipy.sparse.csr_array(filters)
 
 
+def _over_floor(mel, filters, floor, n_fft, sr):
+    """Mel power in the bands of some filters, in units of the floor."""
+    noise = filters @ floor.power(n_fft, sr)
+    return mel / np.maximum(noise, TINY)
+
+
 def _usual_band_gain(mel, filters, floor, n_fft, hop_length, sr):
     """Gain of `band_gain` from the mel power in the bands that it was trained on."""
-    noise = filters @ floor.power(n_fft, sr)
     closer = max(1, round(n_fft / 2 / hop_length))
-    return _band_gain(mel / np.maximum(noise, TINY), closer)
+    return _band_gain(_over_floor(mel, filters, floor, n_fft, sr), closer)
 
 
 def remove_pink_noise(y: np.ndarray, sr: float = SR) -> np.ndarray:

@@ -37,7 +37,6 @@ body { max-width: 1150px; margin: 0 auto; padding: 0 1em; }
 .jp-RenderedMarkdown, .jp-RenderedHTMLCommon { overflow-x: auto; }
 .jp-RenderedHTMLCommon table { display: block; overflow-x: auto; max-width: 100%; margin-left: 0; }
 .jp-RenderedHTML tr { display: flex; flex-wrap: wrap; }
-.jp-InputPrompt, .jp-OutputPrompt { display: none; }
 img { max-width: 100%; height: auto; }
 audio { width: 230px; }
 pre { overflow-x: auto; }
