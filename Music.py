@@ -2181,6 +2181,23 @@ def si_sdr(estimate: np.ndarray, truth: np.ndarray) -> float:
         return 10 * np.log10(ratio)
 
 
+def spectral_convergence(estimate: np.ndarray, truth: np.ndarray) -> float:
+    """Level of the magnitudes of a waveform (n,) above their error in another, in dB.
+
+    Blind to phase: of STFTs with windows of 2,048 and a hop of 512 samples.
+    """
+    stft = functools.partial(_librosa().stft, n_fft=2048, hop_length=512)
+    magnitude = np.abs(stft(truth))
+    error = np.abs(stft(estimate)) - magnitude
+    return 20 * np.log10(np.linalg.norm(magnitude) / np.linalg.norm(error))
+
+
+def onset_agreement(estimate: np.ndarray, truth: np.ndarray, sr: float = SR) -> float:
+    """Correlation of the onset strengths of two waveforms (n,)."""
+    strength = _librosa().onset.onset_strength
+    return np.corrcoef(strength(y=estimate, sr=sr), strength(y=truth, sr=sr))[0, 1]
+
+
 # ---------------------------------------------------------------- codes
 
 

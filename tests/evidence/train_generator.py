@@ -2,11 +2,11 @@
 
     python tests/evidence/train_generator.py scores [--scores folder] [--clips 8000]
     python tests/evidence/train_generator.py recorded --music folder
-                                   [--steps 20000] [--work folder] [--threads 1]
+                                   [--steps 14000] [--work folder] [--threads 1]
 
 `scores` trains on clean rendered scores (rendered where they are missing), `recorded` on a folder
-of recorded music whose sub-folders are styles. The recipe is the notebook's modern one, wider.
-A step of it takes about 0.25 s of one thread. The training keeps a checkpoint in `--work` at each
+of recorded music whose sub-folders are styles. The recipe is the notebook's modern one, with form
+(3.3). A step takes about 0.3 s of one thread. The training keeps a checkpoint in `--work` at each
 twelfth and goes on exactly where it was stopped.
 
 Pieces are split three ways: eight tenths to train on, one tenth to choose by (the curve in the
@@ -34,7 +34,7 @@ from common import gan, kept_classifier, rounded, write_json
 import Music
 
 OUT = common.RECORDED / "generators"
-RECIPE = {"returns": True, "joined": 4, "generator_width": 32, "discriminator_width": 24}
+RECIPE = {"returns": True, "joined": 4}
 SEED = 0
 VIEWS = 12              # pictures, sounds, distances and checkpoints of a training
 PATCHES = 2000          # that are judged
@@ -178,7 +178,8 @@ def judge(generator, training, judging, names, kept):
 
 CARD = """# A generator of {what}
 
-`generator.npz` holds the weight average of a trained generator, {weights:,} weights in half precision, read without pickle. The first results of the notebook play it; in Python, with the notebook's definitions:
+`generator.npz` holds the weight average of a trained generator, {weights:,} weights in half
+precision, read without pickle. The first results of the notebook play it; with its definitions:
 
 ```
 generator, names = load_generator("runs/recorded/generators/{name}/generator.npz")
@@ -186,31 +187,36 @@ code = generate(generator, 30, seed=1, kind={last})        # {last_name}
 y = Music.music_from_code(code)
 ```
 
-| | |
-|---|---|
-| data | {data} |
-| split | {training:,} clips to train on, {choosing:,} to choose by, {judging:,} to judge by; pieces, and tunes with the same opening, stay on one side |
-| budget | {steps:,} steps of {batch} patches of 3 s, every other step cut from pieces of 12 s; {hours:.1f} hours of one thread |
-| command | `python tests/evidence/train_generator.py {command}` |
+- **Data:** {data}.
+- **Split:** {training:,} clips to train on, {choosing:,} to choose by, {judging:,} to judge by.
+  Pieces, and tunes that open with the same intervals, stay on one side.
+- **Budget:** {steps:,} steps of {batch} patches of 3 s, in every other step cut from pieces of
+  12 s; {hours:.1f} hours of one thread, two trainings side by side.
+- **Command:** `python tests/evidence/train_generator.py {command}`
 
-Distances are over those of training pieces from the judging split (the floor); `judged.json` has all figures with their intervals.
+{patches:,} patches beside the judging split; distances over those of training pieces. All figures,
+with their intervals, are in `judged.json`.
 
-| {patches} patches | Fréchet, fixed | Fréchet, classifier | precision | recall | coverage | in tune |
+| | Fréchet, fixed | Fréchet, classifier | precision | recall | coverage | in tune |
 |---|---|---|---|---|---|---|
 {rows}
 
-Form, of {pieces} pieces of 30 s of each kind, real and invented: the longest passage that returns (log2 of seconds) and the share of a piece in such passages, both beyond those of the piece in random order, and how alike the beats of its quarters are.
+Form, real / invented, of up to {pieces} pieces of 30 s of each kind: the longest passage that
+returns (log2 of seconds) and the share of a piece in such passages, both beyond those of its
+blocks in random order; how alike the rhythms of its quarters are. *Confirmed*: the share of
+inventions that a classifier takes for what was asked for.
 
-| kind | longest, real | invented | returning, real | invented | beat kept, real | invented | confirmed |
-|---|---|---|---|---|---|---|---|
+| kind | longest | returning | beat kept | confirmed |
+|---|---|---|---|---|
 {form}
 
-**Limits.** It knows these kinds of music only, and no words or voices; its notes are not those of a score; a style that has few tracks sounds like them.
+**Limits.** It knows these kinds of music only, and no words or voices. Its notes are not those of
+a score. A kind with few pieces sounds like them.
 """
 DATA = {
-    "scores": "clips of 30 s of compositions in music21's corpus, played clean by `Music.render_scores`"
-              " (public domain; the Essen folk songs, german and chinese, for non-commercial use)",
-    "recorded": "music that Debian 12 ships with games, 13 packages in eight styles, which "
+    "scores": "compositions in music21's corpus, played clean by `Music.render_scores`, 30 s each "
+              "(public domain; german and chinese, the Essen folk songs, for non-commercial use)",
+    "recorded": "music that Debian 12 ships with games, 194 tracks in eight styles, which "
                 "`../../pink-gain/README.md` names with its licences; none of it is in this file",
 }
 SHOWN = ("precision", "recall", "coverage", "in tune")
@@ -225,11 +231,11 @@ def panel_row(name, panel, floor):
 
 def form_row(name, found):
     """A line of the card's second table."""
-    values = []
+    shown = []
     for measure in ("longest", "returning", "beat kept"):
-        values += [found["form"][side][name][measure] for side in ("real", "invented")]
-    shown = " | ".join(f"{value:.2f}" for value in values)
-    return f"| {name} | {shown} | {found['confirmed'][name]:.0%} |"
+        real, invented = (found["form"][side][name][measure] for side in ("real", "invented"))
+        shown.append(f"{real:.2f} / {invented:.2f}")
+    return f"| {name} | {' | '.join(shown)} | {found['confirmed'][name]:.0%} |"
 
 
 def card(name, found, generator, split, names, hours, command):
@@ -268,6 +274,31 @@ def read_music(options):
     return Music.get_musics_coded(folder, denoise=False), Path(folder)
 
 
+def train(config, training, choosing, names, work):
+    """Train, with distances from the choosing split on the way. Gives the history."""
+    classifier = kept_classifier(work / "classifier.pt", training, len(names))
+    judges = gan.Judges(training, choosing, classifier, names, 1000, SEED)
+    judges.floor = judges(training.draw(1000, np.random.default_rng(SEED))[0])
+    return gan.train(config, training, work / "runs", work, judges.quick, VIEWS)
+
+
+def keep(out, generator, names, found, text):
+    """Write the generator, what was judged, and the card."""
+    out.mkdir(parents=True, exist_ok=True)
+    gan.save_generator(generator, names, out / "generator.npz")
+    write_json(out / "judged.json", rounded(found))
+    with Music.atomic(out / "README.md") as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def keep_summary(run, out):
+    """Put the TensorBoard summary of a run beside its generator."""
+    for events in out.glob("events.*"):
+        events.unlink()
+    for events in run.glob("events.*"):
+        shutil.copy(events, out)
+
+
 def main(options):
     """Train, judge and keep one generator."""
     torch.set_num_threads(options.threads)
@@ -275,34 +306,22 @@ def main(options):
     names, target = np.unique(coded.labels, return_inverse=True)
     names = names.tolist()
     split = three_ways(coded.labels, tunes_of(coded, folder))
-    sides = [gan.Patches(coded.codes, clips, target=target) for clips in split]
-    training, choosing, judging = sides
-    print([len(clips) for clips in split], names, flush=True)
+    training, choosing, judging = (
+        gan.Patches(coded.codes, clips, target=target) for clips in split)
     shares = np.bincount(target[split.training], minlength=len(names)) / len(split.training)
     config = gan.modern_recipe(name=options.name, steps=options.steps, seed=SEED,
                                classes=tuple(shares.tolist()), **RECIPE)
     work = options.work / options.name
-    classifier = kept_classifier(work / "classifier.pt", training, len(names))
-    judges = gan.Judges(training, choosing, classifier, names, 1000, SEED)
-    judges.floor = judges(training.draw(1000, np.random.default_rng(SEED))[0])
-    history = gan.train(config, training, work / "runs", work, judges.quick, VIEWS)
-    found = judge(history.generator, training, judging, names, work / "classifier.pt")
-    out = OUT / options.name
-    out.mkdir(parents=True, exist_ok=True)
-    gan.save_generator(history.generator, names, out / "generator.npz")
+    history = train(config, training, choosing, names, work)
+    generator = history.generator
+    found = judge(generator, training, judging, names, work / "classifier.pt")
     hours = history.seconds / 3600
-    write_json(out / "judged.json", rounded(found | {
-        "config": dataclasses.asdict(config),
-        "clips": [len(clips) for clips in split],
-        "hours": hours,
-        "threads": options.threads,
-    }))
-    text = card(options.name, found, history.generator, split, names, hours, options.command)
-    (out / "README.md").write_text(text, encoding="utf-8")
-    for events in out.glob("events.*"):
-        events.unlink()
-    for events in (work / "runs" / options.name).glob("events.*"):
-        shutil.copy(events, out)
+    found |= {"config": dataclasses.asdict(config), "clips": list(map(len, split)),
+              "hours": hours, "threads": options.threads}
+    text = card(options.name, found, generator, split, names, hours, options.command)
+    out = OUT / options.name
+    keep(out, generator, names, found, text)
+    keep_summary(work / "runs" / options.name, out)
 
 
 if __name__ == "__main__":
@@ -310,7 +329,7 @@ if __name__ == "__main__":
     parser.set_defaults(scores=common.ROOT / "data" / "scores-clean")
     parser.add_argument("name", choices=sorted(DATA))
     parser.add_argument("--clips", type=int, default=8000)
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=14000)
     parser.add_argument("--work", type=Path, default=common.ROOT / "checkpoints")
     parser.add_argument("--threads", type=int, default=1)
     parsed = parser.parse_args()
