@@ -238,8 +238,9 @@ def form_row(name, found):
     return f"| {name} | {' | '.join(shown)} | {found['confirmed'][name]:.0%} |"
 
 
-def card(name, found, generator, split, names, hours, command):
+def card(name, found, generator, names, command):
     """The text of the card."""
+    training, choosing, judging = found["clips"]
     config = generator.config
     panels = found["panels"]
     floor = panels["training pieces"]
@@ -250,12 +251,12 @@ def card(name, found, generator, split, names, hours, command):
         last=len(names) - 1,
         last_name=names[-1],
         data=DATA[name],
-        training=len(split.training),
-        choosing=len(split.choosing),
-        judging=len(split.judging),
+        training=training,
+        choosing=choosing,
+        judging=judging,
         steps=config.steps,
         batch=config.batch_size,
-        hours=hours,
+        hours=found["hours"],
         command=command,
         patches=PATCHES,
         pieces=PIECES,
@@ -315,10 +316,9 @@ def main(options):
     history = train(config, training, choosing, names, work)
     generator = history.generator
     found = judge(generator, training, judging, names, work / "classifier.pt")
-    hours = history.seconds / 3600
     found |= {"config": dataclasses.asdict(config), "clips": list(map(len, split)),
-              "hours": hours, "threads": options.threads}
-    text = card(options.name, found, generator, split, names, hours, options.command)
+              "hours": history.seconds / 3600, "threads": options.threads}
+    text = card(options.name, found, generator, names, options.command)
     out = OUT / options.name
     keep(out, generator, names, found, text)
     keep_summary(work / "runs" / options.name, out)
