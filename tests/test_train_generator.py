@@ -25,7 +25,7 @@ def test_a_tune_opens_with_steps_of_its_scale():
 def test_a_tune_in_another_key_opens_alike():
     higher = ABC.replace("GAB c2d", "ABc d2e").replace("d'D, !trill!E F3", "e'E, !trill!F G3")
     opening = train_generator.scale_steps(ABC)
-    assert train_generator.scale_steps(higher)[:9] == opening[:9]
+    assert train_generator.scale_steps(higher)[:8] == opening[:8]
 
 
 def test_every_tune_is_on_one_side_and_every_label_on_three():
