@@ -225,9 +225,9 @@ def varied_runs(use, variants):
 
 
 def stalled_runs():
-    """Three seeds of each training that learns nothing, or cannot vary."""
+    """Two seeds of each training that learns nothing, or cannot vary."""
     return [Run(f"{name}-{seed}", setting.made, "stalled", setting.changes, setting=name, seed=seed)
-            for seed in SEEDS for name, setting in STALLED.items()]
+            for seed in SEEDS[:2] for name, setting in STALLED.items()]
 
 
 def compared_runs():
