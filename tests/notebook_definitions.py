@@ -14,7 +14,8 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-STATEMENTS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
+STATEMENTS = (*IMPORTS, ast.FunctionDef, ast.ClassDef)
 CONSTANTS = (ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Set, ast.Dict,
              ast.BinOp, ast.UnaryOp, ast.Subscript,
              ast.operator, ast.unaryop, ast.expr_context)
@@ -29,10 +30,23 @@ def cells_tagged(path, tag):
     return found
 
 
+def imports_only(statement):
+    """Whether a `try` imports, and where that fails only says why."""
+    if not all(isinstance(part, IMPORTS) for part in statement.body):
+        return False
+    for handler in statement.handlers:
+        *constants, last = handler.body
+        if not isinstance(last, ast.Raise) or not all(map(defines_only, constants)):
+            return False
+    return not statement.orelse and not statement.finalbody
+
+
 def defines_only(statement):
     """Whether a statement imports, defines, is a docstring or names literal constants."""
     if isinstance(statement, STATEMENTS):
         return True
+    if isinstance(statement, ast.Try):
+        return imports_only(statement)
     if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
         return all(isinstance(node, CONSTANTS) for node in ast.walk(statement.value))
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

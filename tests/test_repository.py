@@ -5,6 +5,8 @@ import io
 import itertools
 import re
 import statistics
+import subprocess
+import sys
 import tokenize
 
 import nbformat
@@ -215,6 +217,42 @@ def test_definitions_that_run_something_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(notebook_definitions, "ROOT", tmp_path)
     with pytest.raises(SyntaxError, match=r"odd\.ipynb cell 0.*line 1"):
         notebook_definitions.load("odd")
+
+
+@pytest.mark.parametrize("source, defines", [
+    ("try:\n    import a\nexcept ImportError:\n    why = 'no a'\n    raise ValueError(why)", True),
+    ("try:\n    import a\nexcept ImportError:\n    a = None", False),
+    ("try:\n    import a\nexcept ImportError:\n    print(1)\n    raise", False),
+    ("try:\n    run()\nexcept ImportError:\n    raise", False),
+    ("try:\n    import a\nfinally:\n    run()", False),
+])
+def test_an_import_may_say_why_it_failed_and_do_nothing_else(source, defines):
+    statement, = ast.parse(source).body
+    assert notebook_definitions.defines_only(statement) is defines
+
+
+def import_cells(path):
+    """The code of those cells that import and do nothing else."""
+    sources = []
+    for _, cell in notebook_definitions.cells_tagged(path, "definitions"):
+        kinds = {type(statement) for statement in ast.parse(cell.source).body}
+        if kinds <= {ast.Import, ast.ImportFrom, ast.Try}:
+            sources.append(cell.source)
+    return "\n".join(sources)
+
+
+@pytest.mark.slow
+def test_a_kernel_that_starts_elsewhere_says_where_to_start(notebook, tmp_path):
+    """The theory notebook needs no other file, so that it runs from anywhere."""
+    (tmp_path / "elsewhere").mkdir()
+    command = [sys.executable, "-I", "-c", import_cells(notebook)]
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+    if "theory" in notebook.name:
+        assert done.returncode == 0, done.stderr
+        return
+    *_, sentence = done.stderr.splitlines()
+    assert re.fullmatch(r"ModuleNotFoundError: No module named 'Music' in \S*elsewhere: start the "
+                        r"kernel in the folder of this notebook, .*", sentence)
 
 
 def test_readme_has_two_commands_of_one_line():
