@@ -52,6 +52,11 @@ def defines_only(statement):
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
+def label_of(path, index):
+    """The name of a cell's code in tracebacks and in what measures coverage."""
+    return f"{path.name}, cell {index}"
+
+
 def _parse(source, label):
     """The syntax tree of a cell, which must only define."""
     tree = ast.parse(source, label)
@@ -67,7 +72,7 @@ def _load_file(path):
     """Import the definitions of the notebook at a path, once in a process."""
     trees = {}
     for index, cell in cells_tagged(path, "definitions"):
-        label = f"<{path.name} cell {index}>"
+        label = label_of(path, index)
         trees[label] = _parse(cell.source, label)
         # tracebacks and inspect.getsource then show the cell's lines
         lines = cell.source.splitlines(True)

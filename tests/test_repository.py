@@ -215,7 +215,7 @@ def test_definitions_that_run_something_are_refused(tmp_path, monkeypatch):
     cell = nbformat.v4.new_code_cell("x = print('hello')", metadata={"tags": ["definitions"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "odd.ipynb")
     monkeypatch.setattr(notebook_definitions, "ROOT", tmp_path)
-    with pytest.raises(SyntaxError, match=r"odd\.ipynb cell 0.*line 1"):
+    with pytest.raises(SyntaxError, match=r"odd\.ipynb, cell 0.*line 1"):
         notebook_definitions.load("odd")
 
 
