@@ -68,7 +68,8 @@ def notebook(request):
 def test_the_top_holds_what_the_card_names():
     ignored = {".git", ".venv", "data", "checkpoints", ".pytest_cache", "__pycache__"}
     caches = {".mypy_cache", ".ruff_cache", ".ipynb_checkpoints", ".hypothesis"}
-    handed_in = {"history.bundle", *(path.name for path in ROOT.glob("HW_04_*.zip"))}
+    handed_in = {"history.bundle", *(path.with_suffix(".html").name for path in NOTEBOOKS)}
+    handed_in |= {path.name for path in ROOT.glob("HW_04_*.zip")}
     found = {path.name for path in ROOT.iterdir()}
     assert found - ignored - caches - handed_in <= CARD
     assert {path.name for path in NOTEBOOKS} == set(MAX_BYTES)
