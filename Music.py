@@ -14,6 +14,7 @@ scores that install with pip (`render_scores`). `get_musics_coded` turns a folde
 """
 
 import atexit
+import copy
 import csv
 import errno
 import functools
@@ -946,12 +947,38 @@ def _unzipping(words):
         raise _BadArchive(f"{words}: {error}") from error
 
 
+@contextmanager
+def _opened_member(archive, member):
+    """Open a member of a zip file so that a block of it takes no more memory than a block.
+
+    Its reader unpacks all that bzip2 or LZMA make of a block at once: 1.5 GB out of one kilobyte.
+    """
+    if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with archive.open(member) as file:
+            yield file
+    elif member.compress_type == zipfile.ZIP_BZIP2:
+        import bz2
+        packed = copy.copy(member)
+        packed.compress_type = zipfile.ZIP_STORED
+        packed.file_size = member.compress_size
+        del packed.CRC    # of what is unpacked; bzip2 has its own
+        with archive.open(packed) as compressed, bz2.BZ2File(compressed) as file:
+            yield file
+    else:
+        raise NotImplementedError(f"compression method {member.compress_type} is neither stored "
+                                  "nor deflated nor bzip2")
+
+
 def _short_lines(table):
-    """Lines of a text of any length, in bounded memory."""
+    """Lines of a text of any length, in bounded memory and time."""
     text = io.TextIOWrapper(table, "utf-8", newline="")
+    total = 0
     while line := text.readline(LONGEST_LINE):
+        total += len(line)
         if len(line) == LONGEST_LINE:
             raise csv.Error(f"a line has {LONGEST_LINE:,} characters or more")
+        if total > LARGEST_TABLE:
+            raise csv.Error("it is larger than it declares, too large for a table of tracks")
         yield line
 
 
@@ -978,11 +1005,11 @@ def fma_genres(metadata_zip: str | os.PathLike) -> dict[int, str]:
     """
     needed = f"{metadata_zip}: a zip file with {GENRE_TABLE} is needed"
     with _unzipping(needed), zipfile.ZipFile(metadata_zip) as archive:
-        size = archive.getinfo(GENRE_TABLE).file_size
-        if size > LARGEST_TABLE:
-            raise _BadArchive(f"{metadata_zip}: tracks.csv has {size >> 20:,} MiB, too large for "
-                              "a table of tracks")
-        with archive.open(GENRE_TABLE) as table:
+        member = archive.getinfo(GENRE_TABLE)
+        if member.file_size > LARGEST_TABLE:
+            raise _BadArchive(f"{metadata_zip}: tracks.csv has {member.file_size >> 20:,} MiB, too "
+                              "large for a table of tracks")
+        with _opened_member(archive, member) as table:
             try:
                 return _read_genres(_short_lines(table))
             except (ValueError, IndexError, StopIteration, csv.Error) as error:
@@ -1014,7 +1041,7 @@ def download_fma_small(folder: str | os.PathLike, url: str = FMA_URL,
     Tracks go to `folder/audio/<genre>/<id>.mp3`: names come from the metadata, never from the
     paths inside the zip. Tracks that are empty or shorter than 29 s by their header are
     named in a warning (three each in the published set), and so are those that are damaged,
-    encrypted or larger than 100 MiB in the zip file, which are left out.
+    encrypted, larger than 100 MiB or not as long as declared in the zip file, which are left out.
 
     Parameters
     ----------
@@ -1065,14 +1092,27 @@ def _archive(path):
         return zipfile.ZipFile(path)
 
 
+def _copy_declared(source, target, size):
+    """Copy what a member holds. Raises `BadZipFile` where that is not as long as declared."""
+    found = 0
+    while block := source.read(1 << 16):
+        found += len(block)
+        if found > size:
+            break
+        target.write(block)
+    if found != size:
+        amount = "more" if found > size else "fewer"
+        raise zipfile.BadZipFile(f"it declares {size:,} bytes and holds {amount}")
+
+
 def _unpack_member(archive, member, path):
     """Write a member of an archive to a file; returns why that is not possible, or ""."""
     if member.file_size > LARGEST_TRACK:
         return f"{member.file_size >> 20:,} MiB, too large for a clip of 30 s"
     try:
-        with (_unzipping("cannot be unpacked"), archive.open(member) as source,
-              atomic(path) as part, open(part, "wb") as copy):
-            shutil.copyfileobj(source, copy)
+        with (_unzipping("cannot be unpacked"), _opened_member(archive, member) as source,
+              atomic(path) as part, open(part, "wb") as target):
+            _copy_declared(source, target, member.file_size)
     except _BadArchive as error:
         return str(error)
     return ""

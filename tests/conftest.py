@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 import soundfile
 
+import covered
 import Music
 from helpers import tune
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how much of the code was run, where that is measured."""
+    found = covered.lines_run()
+    if found is not None:
+        terminalreporter.section("coverage")
+        for sentence in covered.report(found):
+            terminalreporter.line(sentence)
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
     python tests/hand_in.py 99999999 [--out folder]
 
-The archive has one folder of its own name: everything that the last commit holds, and
-`history.bundle`, the history as one file, since an archive drops it. `git clone history.bundle
-history` brings back `main` and every branch that was merged into it, by name: where a clone does
-not have the branches, their names come from the messages of the merges, their tips from the second
-parents. Needs git; works the same on Linux, macOS and Windows.
+The archive has one folder of its own name: everything that the last commit holds, both notebooks
+as pages to read without Jupyter (`as_html.py`), and `history.bundle`, the history as one file,
+since an archive drops it. `git clone history.bundle history` brings back `main` and every branch
+that was merged into it, by name: where a clone does not have the branches, their names come from
+the messages of the merges, their tips from the second parents. Needs git; works the same on Linux,
+macOS and Windows.
 """
 
 import argparse
@@ -136,6 +137,14 @@ def check_executed(archive, top):
                 raise HandInError(f"{needed} was not run whole: run it, and commit it")
 
 
+def add_pages(archive, top, repository):
+    """Put the notebooks of a clone into an archive, as pages beside them."""
+    import as_html
+    for name in as_html.NOTEBOOKS:
+        page = as_html.as_page(Path(repository) / f"{name}.ipynb")
+        archive.writestr(f"{top}/{name}.html", str(page), zipfile.ZIP_DEFLATED)
+
+
 def make(number, out=ROOT, repository=ROOT):
     """Write the archive of a student into a folder; returns its path and the branches in it.
 
@@ -156,6 +165,7 @@ def make(number, out=ROOT, repository=ROOT):
         with zipfile.ZipFile(unfinished, "a") as archive:
             archive.write(history, f"{top}/{BUNDLE}")
             check_executed(archive, top)
+            add_pages(archive, top, repository)
     return path, found
 
 

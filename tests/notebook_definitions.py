@@ -14,7 +14,8 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-STATEMENTS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
+STATEMENTS = (*IMPORTS, ast.FunctionDef, ast.ClassDef)
 CONSTANTS = (ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Set, ast.Dict,
              ast.BinOp, ast.UnaryOp, ast.Subscript,
              ast.operator, ast.unaryop, ast.expr_context)
@@ -29,13 +30,31 @@ def cells_tagged(path, tag):
     return found
 
 
+def imports_only(statement):
+    """Whether a `try` imports, and where that fails only says why."""
+    if not all(isinstance(part, IMPORTS) for part in statement.body):
+        return False
+    for handler in statement.handlers:
+        *constants, last = handler.body
+        if not isinstance(last, ast.Raise) or not all(map(defines_only, constants)):
+            return False
+    return not statement.orelse and not statement.finalbody
+
+
 def defines_only(statement):
     """Whether a statement imports, defines, is a docstring or names literal constants."""
     if isinstance(statement, STATEMENTS):
         return True
+    if isinstance(statement, ast.Try):
+        return imports_only(statement)
     if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
         return all(isinstance(node, CONSTANTS) for node in ast.walk(statement.value))
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def label_of(path, index):
+    """The name of a cell's code in tracebacks and in what measures coverage."""
+    return f"{path.name}, cell {index}"
 
 
 def _parse(source, label):
@@ -53,7 +72,7 @@ def _load_file(path):
     """Import the definitions of the notebook at a path, once in a process."""
     trees = {}
     for index, cell in cells_tagged(path, "definitions"):
-        label = f"<{path.name} cell {index}>"
+        label = label_of(path, index)
         trees[label] = _parse(cell.source, label)
         # tracebacks and inspect.getsource then show the cell's lines
         lines = cell.source.splitlines(True)

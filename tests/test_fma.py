@@ -5,7 +5,6 @@ import hashlib
 import http.server
 import io
 import os
-import shutil
 import stat
 import threading
 import tracemalloc
@@ -239,6 +238,8 @@ def test_coding_names_the_tracks_that_hold_no_music(tmp_path, server, sha1):
 # ---------------------------------------------------------------- archives that lie
 
 GENRES = {2: "Rock", 5: "Rock", 7: "Rock"}
+TABLE = (",set,track\n,subset,genre_top\ntrack_id,,\n"
+         "2,small,Rock\n5,small,Rock\n7,small,Rock\n" + "9,large,Jazz\n" * 20)
 
 
 def zipped(path, members, **options):
@@ -295,6 +296,74 @@ def test_a_member_of_zeros_is_named_and_takes_no_memory(tmp_path, monkeypatch):
     assert peak < 10e6
 
 
+def understated(path, name, size):
+    """Let the list of a zip file declare another size of a member."""
+    data = bytearray(path.read_bytes())
+    central = data.rindex(name.encode()) - 46
+    data[central + 24:central + 28] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+LIAR = "fma_small/000/000002.mp3"
+PACKED = [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+@pytest.mark.parametrize("method", PACKED)
+def test_a_track_that_understates_its_size_takes_no_memory_and_the_rest_is_unpacked(tmp_path,
+                                                                                    method):
+    path = tmp_path / "fma_small.zip"
+    good = mp3(30.0, tmp_path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(LIAR, bytes(300 << 20), method)
+        archive.writestr("fma_small/000/000005.mp3", good, zipfile.ZIP_BZIP2)
+    understated(path, LIAR, 1000)
+    tracemalloc.start()
+    odd = Music._unpack_fma(path, GENRES, tmp_path / "audio")
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(odd) == 1
+    assert odd[0].startswith("000002 (cannot be unpacked: ")
+    unpacked, = (tmp_path / "audio" / "Rock").iterdir()
+    assert unpacked.name == "000005.mp3"
+    assert unpacked.read_bytes() == good
+    assert peak < 10e6
+
+
+@pytest.mark.parametrize("method", PACKED)
+def test_a_table_that_understates_its_size_takes_no_memory(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(Music, "LARGEST_TABLE", 20 << 20)
+    path = tmp_path / "fma_metadata.zip"
+    row = "9,large," + 10_000 * "x" + "\n"
+    rows = TABLE + 4_000 * row
+    name = "fma_metadata/tracks.csv"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(name, rows)
+    understated(path, name, 1000)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"fma_metadata\.zip"):
+        Music.fma_genres(path)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+@pytest.mark.parametrize("size, amount", [(99, "more"), (101, "fewer")])
+def test_a_track_of_another_length_than_declared_is_named(tmp_path, size, amount):
+    path = tmp_path / "fma_small.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr(LIAR, bytes(100))
+    understated(path, LIAR, size)
+    odd = Music._unpack_fma(path, GENRES, tmp_path / "audio")
+    assert odd == [f"000002 (cannot be unpacked: it declares {size} bytes and holds {amount})"]
+
+
+def test_a_table_in_bzip2_is_read(tmp_path):
+    path = tmp_path / "fma_metadata.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("fma_metadata/tracks.csv", TABLE)
+    assert Music.fma_genres(path) == GENRES
+
+
 def test_a_table_of_one_endless_line_takes_no_memory(tmp_path):
     path = zipped(tmp_path / "fma_metadata.zip", {"fma_metadata/tracks.csv": bytes(100 << 20)})
     tracemalloc.start()
@@ -314,8 +383,6 @@ def test_encrypted_metadata_is_named(tmp_path):
 
 
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
-TABLE = (",set,track\n,subset,genre_top\ntrack_id,,\n"
-         "2,small,Rock\n5,small,Rock\n7,small,Rock\n" + "9,large,Jazz\n" * 20)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -389,12 +456,12 @@ def test_hostile_genres_stay_in_the_folder(tmp_path, genre):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_track_that_cannot_be_written_is_named_and_not_left_half(tmp_path, monkeypatch, number):
-    def full(source, copy, *length):
-        copy.write(source.read(10))
+    def full(source, target, size):
+        target.write(source.read(10))
         raise OSError(number, os.strerror(number))
 
     path = zipped(tmp_path / "fma_small.zip", {"fma_small/000/000002.mp3": bytes(1000)})
-    monkeypatch.setattr(shutil, "copyfileobj", full)
+    monkeypatch.setattr(Music, "_copy_declared", full)
     with pytest.raises(OSError, match=r"000002\.mp3") as caught:
         Music._unpack_fma(path, GENRES, tmp_path / "audio")
     assert caught.value.errno == number

@@ -14,6 +14,7 @@ from helpers import ROOT
 PERSIAN = "تمرین چهارم"
 PYTHON = ".venv/bin/python "
 NOTEBOOKS = ("HW_04_theory.ipynb", "HW_04_music_gan.ipynb")
+PAGES = {"HW_04_theory.html", "HW_04_music_gan.html"}
 
 
 def git(folder, *words):
@@ -24,7 +25,8 @@ def git(folder, *words):
 
 def notebook(executed=True):
     cell = nbformat.v4.new_code_cell("print(1)", execution_count=1 if executed else None)
-    return nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
+    title = nbformat.v4.new_markdown_cell("# A title")
+    return nbformat.writes(nbformat.v4.new_notebook(cells=[title, cell]))
 
 
 def commit(folder, name, text):
@@ -94,7 +96,16 @@ def test_the_archive_holds_the_last_commit_and_nothing_else(small, tmp_path):
         files = {name.removeprefix("HW_04_99/") for name in packed.namelist()}
     tracked = set(git(small, "ls-files").split())
     folders = {"", "runs/", "tests/"}
-    assert files - folders == tracked | {hand_in.BUNDLE}
+    assert files - folders == tracked | {hand_in.BUNDLE, *PAGES}
+
+
+def test_the_archive_holds_the_notebooks_as_pages(small, tmp_path):
+    path, _found = hand_in.make("99", tmp_path, small)
+    with zipfile.ZipFile(path) as packed:
+        for name in PAGES:
+            page = packed.read(f"HW_04_99/{name}").decode("utf-8")
+            assert "A title" in page
+            assert "<script" not in page
 
 
 def test_a_number_in_persian_digits_is_the_same_number(small, tmp_path):
@@ -178,6 +189,7 @@ def test_the_unpacked_hand_in_holds_all_parts_but_no_sound_and_no_checkpoint(our
                  "README.md", "tests/test_music_gan.py", "tests/evidence/common.py"):
         assert (top / name).is_file()
     assert list((top / "runs" / "live" / "modern").glob("events*"))
+    assert {path.name for path in top.iterdir()} >= PAGES
     unwanted = {".flac", ".mp3", ".ogg", ".opus", ".wav", ".pt", ".npy"}
     assert not [path for path in top.rglob("*") if path.suffix in unwanted]
     assert not (top / "data").exists()

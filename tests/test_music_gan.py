@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbclient
@@ -218,11 +219,45 @@ def test_a_folder_without_clips_says_what_it_needs(tmp_path, sound, reason):
 def test_clips_that_are_there_are_enough(folder):
     coded = Music.get_musics_coded(folder, seconds=3, n_jobs=1)
     gan.require_clips(coded, folder, 3)
-    with pytest.raises(ValueError, match=r"too few pieces.*[Tt]en pieces"):
+    with pytest.raises(ValueError, match=r"too few pieces \(2 files, 2 genres\).*Ten pieces"):
         gan.require_pieces(coded, [0], folder)
     with pytest.raises(ValueError, match="SECONDS must be at least 3"):
         gan.require_pieces(coded, [0, 1], folder, frames=70)
     gan.require_pieces(coded, [0, 1], folder)
+
+
+@parametrize("files, genres", [(1, 1), (2, 1), (9, 1), (20, 20), (16, 4)])
+def test_too_little_music_is_refused_in_one_sentence(files, genres):
+    labels = [f"genre {i % genres}" for i in range(files)]
+    paths = [Path(label, f"{i}.wav") for i, label in enumerate(labels)]
+    codes = np.zeros((files, Music.N_MELS, 70), np.float16)
+    coded = Music.Codes(codes, labels, paths, [0] * files, {}, {})
+    _, held = gan.split_by_piece(coded)
+    with pytest.raises(ValueError, match=rf"\({files} files, {genres} genres\): a fifth of those"):
+        gan.require_pieces(coded, held, "music")
+
+
+@parametrize("files, genres, unmet", [(10, 1, 0), (10, 2, 0), (30, 20, 19)])
+def test_the_least_music_is_split_and_what_is_doubtful_is_said(files, genres, unmet):
+    small = np.arange(1, genres) if unmet else np.arange(0)
+    kinds = [*small, *(np.arange(files - len(small)) % (1 if unmet else genres))]
+    labels = [f"genre {kind}" for kind in kinds]
+    paths = [Path(label, f"{i}.wav") for i, label in enumerate(labels)]
+    codes = np.zeros((files, Music.N_MELS, 70), np.float16)
+    coded = Music.Codes(codes, labels, paths, [0] * files, {}, {})
+    train, held = gan.split_by_piece(coded)
+    gan.require_pieces(coded, held, "music")
+    assert sorted([*train, *held]) == list(range(files))
+    said = gan.cautions({}, sorted(set(labels)), np.array(kinds)[held])
+    assert "2 unseen clips: intervals are guesses" in said
+    assert (gan.ONE_KIND in said) is (genres == 1)
+    assert any(f"no unseen pieces of {unmet} " in text for text in said) is (unmet > 0)
+
+
+def test_short_trainings_are_called_so():
+    run = SimpleNamespace(config=SimpleNamespace(steps=110))
+    said = gan.cautions({"modern": run}, ["a", "b"], np.repeat([0, 1], 20))
+    assert said == ["modern: 110 steps, far from trained"]
 
 
 def test_the_sound_of_a_clip_is_of_its_file_from_its_start(tmp_path):

@@ -256,9 +256,9 @@ def test_jackknife_interval_covers_the_truth_only_by_clip(rng):
 
 
 def test_few_clips_are_left_out_one_by_one(rng):
-    clips = np.repeat(np.arange(3), 20)
-    real = clustered(rng, clips, 2)
-    fake = clustered(rng, clips, 2)
+    clips = np.repeat(np.arange(3), 200)
+    real = rng.normal(size=(600, 2))
+    fake = rng.normal(3, size=(600, 2))     # so far that the interval stays above 0
     value, low, high = gan.jackknife_interval(gan.frechet, real, fake,
                                               real_clips=clips, fake_clips=clips)
     thirds = []
@@ -283,6 +283,17 @@ def test_one_clip_has_no_interval_and_says_so(rng):
         assert np.isnan([low, high]).all()
     text = f"{values.mean():.3f} (n too small)"
     assert gan.spread_of(mean) == text
+
+
+def test_a_distance_that_might_be_below_0_has_no_interval(rng):
+    near = rng.normal(size=(20, 2))
+    far = near + 10
+    real = np.concatenate([near, far])
+    clips = np.repeat([0, 1], 20)
+    found = jackknife(real, near, clips)
+    assert found[0] > 0
+    assert "n too small" in gan.spread_of(found)
+    assert gan.times_floor((2.0, 1.9, 2.1), found) == "n too small"
 
 
 def test_the_mean_of_nothing_is_none():

@@ -5,6 +5,8 @@ import io
 import itertools
 import re
 import statistics
+import subprocess
+import sys
 import tokenize
 
 import nbformat
@@ -66,7 +68,8 @@ def notebook(request):
 def test_the_top_holds_what_the_card_names():
     ignored = {".git", ".venv", "data", "checkpoints", ".pytest_cache", "__pycache__"}
     caches = {".mypy_cache", ".ruff_cache", ".ipynb_checkpoints", ".hypothesis"}
-    handed_in = {"history.bundle", *(path.name for path in ROOT.glob("HW_04_*.zip"))}
+    handed_in = {"history.bundle", *(path.with_suffix(".html").name for path in NOTEBOOKS)}
+    handed_in |= {path.name for path in ROOT.glob("HW_04_*.zip")}
     found = {path.name for path in ROOT.iterdir()}
     assert found - ignored - caches - handed_in <= CARD
     assert {path.name for path in NOTEBOOKS} == set(MAX_BYTES)
@@ -213,8 +216,44 @@ def test_definitions_that_run_something_are_refused(tmp_path, monkeypatch):
     cell = nbformat.v4.new_code_cell("x = print('hello')", metadata={"tags": ["definitions"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "odd.ipynb")
     monkeypatch.setattr(notebook_definitions, "ROOT", tmp_path)
-    with pytest.raises(SyntaxError, match=r"odd\.ipynb cell 0.*line 1"):
+    with pytest.raises(SyntaxError, match=r"odd\.ipynb, cell 0.*line 1"):
         notebook_definitions.load("odd")
+
+
+@pytest.mark.parametrize("source, defines", [
+    ("try:\n    import a\nexcept ImportError:\n    why = 'no a'\n    raise ValueError(why)", True),
+    ("try:\n    import a\nexcept ImportError:\n    a = None", False),
+    ("try:\n    import a\nexcept ImportError:\n    print(1)\n    raise", False),
+    ("try:\n    run()\nexcept ImportError:\n    raise", False),
+    ("try:\n    import a\nfinally:\n    run()", False),
+])
+def test_an_import_may_say_why_it_failed_and_do_nothing_else(source, defines):
+    statement, = ast.parse(source).body
+    assert notebook_definitions.defines_only(statement) is defines
+
+
+def import_cells(path):
+    """The code of those cells that import and do nothing else."""
+    sources = []
+    for _, cell in notebook_definitions.cells_tagged(path, "definitions"):
+        kinds = {type(statement) for statement in ast.parse(cell.source).body}
+        if kinds <= {ast.Import, ast.ImportFrom, ast.Try}:
+            sources.append(cell.source)
+    return "\n".join(sources)
+
+
+@pytest.mark.slow
+def test_a_kernel_that_starts_elsewhere_says_where_to_start(notebook, tmp_path):
+    """The theory notebook needs no other file, so that it runs from anywhere."""
+    (tmp_path / "elsewhere").mkdir()
+    command = [sys.executable, "-I", "-c", import_cells(notebook)]
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+    if "theory" in notebook.name:
+        assert done.returncode == 0, done.stderr
+        return
+    *_, sentence = done.stderr.splitlines()
+    assert re.fullmatch(r"ModuleNotFoundError: No module named 'Music' in \S*elsewhere: start the "
+                        r"kernel in the folder of this notebook, .*", sentence)
 
 
 def test_readme_has_two_commands_of_one_line():
