@@ -1,5 +1,7 @@
 """Passages that return: what is measured in music, and what a generator's events do with it."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,17 @@ def patches():
     codes = [abac()] * 4 + [melody(96, seed) for seed in range(10, 14)]
     return gan.Patches(np.stack(codes).astype(np.float16), range(8),
                        target=np.repeat([0, 1], 4))
+
+
+@pytest.fixture(scope="module")
+def learnt(patches):
+    """A generator that knows the forms of the patches."""
+    return gan.Trainer(config(), patches).generator.eval()
+
+
+@pytest.fixture
+def generator(learnt):
+    return deepcopy(learnt)
 
 
 # ---------------------------------------------------------------- measures
@@ -87,8 +100,7 @@ def test_form_is_what_the_order_of_passages_gives():
 
 # ---------------------------------------------------------------- events
 
-def test_events_return_where_those_of_a_real_piece_do(patches):
-    generator = gan.Trainer(config(), patches).generator
+def test_events_return_where_those_of_a_real_piece_do(generator):
     rng = torch.Generator().manual_seed(0)
     _style, events = generator.latents(2, gan.FORM_STEPS * STEP, rng, [0, 1])
     returning, new = events[:, :generator.config.event_dim]
@@ -98,8 +110,7 @@ def test_events_return_where_those_of_a_real_piece_do(patches):
     assert not torch.isclose(new[:, 51:69], new[:, 3:21]).all(0).any()
 
 
-def test_the_law_of_single_events_stays(patches):
-    generator = gan.Trainer(config(), patches).generator
+def test_the_law_of_single_events_stays(generator):
     rng = torch.Generator().manual_seed(1)
     _style, events = generator.latents(400, 64, rng)
     own = events[:, :generator.config.event_dim]
@@ -107,8 +118,7 @@ def test_the_law_of_single_events_stays(patches):
     assert own.std() == approx(1, abs=0.03)
 
 
-def test_phases_turn_with_the_beat(patches):
-    generator = gan.Trainer(config(), patches).generator
+def test_phases_turn_with_the_beat(generator):
     generator.form.beats.fill_(0.5)
     generator.form.maps[:] = torch.arange(gan.FORM_STEPS)
     _style, events = generator.latents(1, 64, torch.Generator().manual_seed(0), [1])
@@ -121,8 +131,7 @@ def test_phases_turn_with_the_beat(patches):
 
 
 @pytest.mark.parametrize("seconds", [3, 30, 100])
-def test_pieces_of_any_length_have_form(patches, seconds):
-    generator = gan.Trainer(config(), patches).generator.eval()
+def test_pieces_of_any_length_have_form(generator, seconds):
     code = gan.generate(generator, seconds, kind=1)
     assert code.shape == (Music.N_MELS, gan.frames_of(seconds))
 
@@ -134,7 +143,7 @@ def test_one_kind_of_music_has_one_set_of_forms(patches):
 
 
 def test_every_other_step_cuts_its_patches_from_pieces(patches, monkeypatch):
-    trainer = gan.Trainer(config(), patches)
+    trainer = gan.Trainer(config())
     lengths = []
     forward = trainer.generator.forward
 
@@ -158,8 +167,7 @@ def test_cut_patches_follow_each_other():
 # ---------------------------------------------------------------- a file of a generator
 
 @pytest.fixture
-def kept(patches, tmp_path):
-    generator = gan.Trainer(config(), patches).generator.eval()
+def kept(generator, tmp_path):
     gan.save_generator(generator, ["a", "b"], tmp_path / "generator.npz")
     return generator, tmp_path / "generator.npz"
 
