@@ -21,7 +21,6 @@ without pickle: `load_generator` in the notebook), the TensorBoard summary of it
 import dataclasses
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -293,11 +292,21 @@ def keep(out, generator, names, found, text):
 
 
 def keep_summary(run, out):
-    """Put the TensorBoard summary of a run beside its generator."""
+    """Put the TensorBoard summary of a run beside its generator, with each fourth of its views."""
     for events in out.glob("events.*"):
         events.unlink()
     for events in run.glob("events.*"):
-        shutil.copy(events, out)
+        loaded = [gan.Event.FromString(raw) for raw in gan.RawEventFileLoader(str(events)).Load()]
+        views = sorted({event.step for event in loaded for value in event.summary.value
+                        if value.tag.startswith("samples/")})
+        shown = set(views[::4]) | set(views[-1:])
+        with open(out / events.name, "wb") as file:
+            writer = gan.RecordWriter(file)
+            for event in loaded:
+                samples = any(value.tag.startswith("samples/") for value in event.summary.value)
+                if event.step in shown or not samples:
+                    writer.write(event.SerializeToString())
+            writer.flush()
 
 
 def main(options):
