@@ -2221,6 +2221,23 @@ def si_sdr(estimate: np.ndarray, truth: np.ndarray) -> float:
         return 10 * np.log10(ratio)
 
 
+def spectral_convergence(estimate: np.ndarray, truth: np.ndarray) -> float:
+    """Level of the magnitudes of a waveform (n,) above their error in another, in dB.
+
+    Blind to phase: of STFTs with windows of 2,048 and a hop of 512 samples.
+    """
+    stft = functools.partial(_librosa().stft, n_fft=2048, hop_length=512)
+    magnitude = np.abs(stft(truth))
+    error = np.abs(stft(estimate)) - magnitude
+    return 20 * np.log10(np.linalg.norm(magnitude) / np.linalg.norm(error))
+
+
+def onset_agreement(estimate: np.ndarray, truth: np.ndarray, sr: float = SR) -> float:
+    """Correlation of the onset strengths of two waveforms (n,)."""
+    strength = _librosa().onset.onset_strength
+    return np.corrcoef(strength(y=estimate, sr=sr), strength(y=truth, sr=sr))[0, 1]
+
+
 # ---------------------------------------------------------------- codes
 
 
@@ -2885,13 +2902,17 @@ def unevenness(codes: np.ndarray, period: int = 16) -> float:
     return float(by_phase.max() / by_phase.min())
 
 
+def _onset_strength(code):
+    """Onset strength of each frame of a code."""
+    db = db_from_code(code)
+    return _librosa().onset.onset_strength(S=db, sr=SR, hop_length=HOP_LENGTH)
+
+
 def pulse(code: np.ndarray, seconds: float = 3.0) -> np.ndarray:
     """Autocorrelation of the onset strength of a code, from lag 0 to `seconds`."""
-    librosa = _librosa()
-    db = db_from_code(code)
-    strength = librosa.onset.onset_strength(S=db, sr=SR, hop_length=HOP_LENGTH)
+    strength = _onset_strength(code)
     lags = round(seconds * SR / HOP_LENGTH)
-    curve = librosa.autocorrelate(strength - strength.mean(), max_size=lags)
+    curve = _librosa().autocorrelate(strength - strength.mean(), max_size=lags)
     return curve / curve[0]
 
 
@@ -2929,6 +2950,124 @@ def piece_measures(codes: np.ndarray, far: int = 11) -> dict[str, float]:
     return {"piece/rhythm": float(np.mean(beats)),
             "piece/memory": float(np.mean(memories)),
             "piece/return": float(np.mean(returns))}
+
+
+# ---------------------------------------------------------------- form: what returns, and the beat
+
+STEP_FRAMES = 4          # frames of a step of form: .19 s
+ALIKE = 0.5              # cosine above which two windows of two steps are the same music
+NEAREST_RETURN = 22      # steps, 4 s: what is alike sooner is one texture
+SHORTEST_RETURN = 11     # steps, 2 s
+BEATS_HZ = (1.2, 4.9)    # beats are looked for between these; steps are 5.4 Hz
+
+
+class Passage(NamedTuple):
+    """A passage that is heard again `lag` steps later; a step has `STEP_FRAMES` frames."""
+
+    start: int
+    length: int
+    lag: int
+
+
+def _partials(code):
+    """A code's partials: what stands out of the mean over nine bands, up to 5 kHz."""
+    code = np.asarray(code, np.float32)
+    mean = scipy.ndimage.uniform_filter1d(code, 9, axis=0, mode="nearest")
+    return np.maximum(code - mean, 0)[:96]
+
+
+def returning_passages(code: np.ndarray) -> list[Passage]:
+    """The passages of a code (n_mels, t), at least 2 s long, that are heard again 4 s or later.
+
+    They are lines beside the diagonal of the similarity of the partials (Foote 1999), with gaps
+    of up to two steps bridged.
+    """
+    alike = similarity(_partials(code), 2 * STEP_FRAMES, STEP_FRAMES) > ALIKE
+    passages = []
+    for lag in range(NEAREST_RETURN, len(alike) - SHORTEST_RETURN):
+        line = np.pad(np.diagonal(alike, lag), 3)
+        bridged = scipy.ndimage.binary_closing(line, np.ones(3))
+        edges = np.flatnonzero(np.diff(bridged.astype(int)))
+        for start, end in edges.reshape(-1, 2) - 2:
+            if end - start >= SHORTEST_RETURN:
+                passages.append(Passage(int(start), int(end - start), lag))
+    return passages
+
+
+def return_map(code: np.ndarray) -> np.ndarray:
+    """For each step of a code (n_mels, t) the step at which its music was first heard.
+
+    Returns
+    -------
+    np.ndarray [shape=(ceil(t / STEP_FRAMES),)], int
+        A step that repeats nothing has its own number. Of several passages that a step repeats
+        the longest counts.
+    """
+    steps = -(-code.shape[1] // STEP_FRAMES)
+    source = np.arange(steps)
+    for passage in sorted(returning_passages(code), key=lambda passage: passage.length):
+        heard = np.arange(passage.start, passage.start + passage.length)
+        source[heard + passage.lag] = heard
+    for step in range(steps):
+        source[step] = source[source[step]]      # it is earlier, hence a first one already
+    return source
+
+
+def beat_hz(code: np.ndarray) -> float:
+    """Rate of the beat of a code (n_mels, t): where the onset strength varies most, in Hz."""
+    strength = _onset_strength(code)
+    rates, power = scipy.signal.periodogram(
+        strength, SR / HOP_LENGTH, "hann", nfft=8192, detrend="constant")
+    low, high = BEATS_HZ
+    possible = (rates >= low) & (rates <= high)
+    return float(rates[possible][power[possible].argmax()])
+
+
+def _shuffled_blocks(code, rng, frames=32):
+    """A code with its blocks of 1.5 s in random order."""
+    blocks = code.shape[1] // frames
+    whole = code[:, :blocks * frames].reshape(len(code), blocks, frames)
+    return whole[:, rng.permutation(blocks)].reshape(len(code), -1)
+
+
+def _longest_and_share(code):
+    """log2 of the seconds of the longest passage that returns, and the share in such passages."""
+    passages = returning_passages(code)
+    steps = code.shape[1] // STEP_FRAMES
+    inside = np.zeros(steps, bool)
+    for passage in passages:
+        heard = slice(passage.start, passage.start + passage.length)
+        again = slice(heard.start + passage.lag, heard.stop + passage.lag)
+        inside[heard] = True
+        inside[again] = True
+    longest = max((passage.length for passage in passages), default=SHORTEST_RETURN / 4)
+    seconds = longest * STEP_FRAMES * HOP_LENGTH / SR
+    return np.array([np.log2(seconds), inside.mean()])
+
+
+def _beat_kept(code, quarters=4):
+    """Mean correlation of the quarters' autocorrelations of onset strength, .3 to 3 s."""
+    curves = []
+    grid = scipy.signal.windows.triang(7) / STEP_FRAMES      # cancels a grid of steps
+    for part in np.array_split(code, quarters, axis=1):
+        curves.append(np.convolve(pulse(part), grid, "valid")[4:])
+    return np.corrcoef(curves)[np.triu_indices(quarters, 1)].mean()
+
+
+def form_measures(codes: np.ndarray, shuffles: int = 2) -> dict[str, np.ndarray]:
+    """What a piece owes to the order of its passages, of codes (n, n_mels, t): arrays (n,).
+
+    ``longest`` [log2 s] is the longest passage that returns, ``returning`` the share of the piece
+    in such passages, both less their means over the piece's own blocks of 1.5 s in random order;
+    ``beat kept`` is how alike the rhythms of its quarters are.
+    """
+    rows = []
+    for code in codes:
+        rng = np.random.default_rng(0)
+        orderless = [_longest_and_share(_shuffled_blocks(code, rng)) for _ in range(shuffles)]
+        excess = _longest_and_share(code) - np.mean(orderless, 0)
+        rows.append([*excess, _beat_kept(code)])
+    return dict(zip(("longest", "returning", "beat kept"), np.transpose(rows)))
 
 
 # ---------------------------------------------------------------- coding a folder

@@ -1077,6 +1077,9 @@ WAVE = 1 + 0.3 * np.sin(20 * RAMP)
     ("mode collapse", {"score/real": -1.5, "diversity/dimensions": 0.5,     # that wanders
                        "diversity/mean": WAVE}),
     ("undecided", {"score/real": -1.5, "diversity/dimensions": 0.87}),
+    ("not learning", {"diversity/mean": 0.3}),
+    ("not learning", {"score/real": 12.0}),
+    ("undecided", {"diversity/mean": 0.65}),
 ])
 def test_diagnose_names_what_goes_wrong(verdict, changes):
     found, evidence, cure = gan.diagnose(made_up(**changes))

@@ -224,3 +224,19 @@ def test_unevenness_is_that_of_one_phase_of_the_period():
     level = np.cumsum(change)
     codes = level * np.ones((1, 4, 1))
     assert Music.unevenness(codes) == approx(3)
+
+
+# ---------------------------------------------------------------- two waveforms
+
+def test_spectral_convergence_is_the_level_above_the_error():
+    y = 0.3 * sine(440, times(2)).astype(np.float32)
+    assert Music.spectral_convergence(0.9 * y, y) == approx(20, abs=1e-3)
+    assert Music.spectral_convergence(-1.1 * y, y) == approx(20, abs=1e-3)     # blind to phase
+
+
+def test_onsets_agree_with_themselves_and_not_when_they_are_late(rng):
+    t = times(5)
+    strokes = np.exp(-30 * (t % 0.5)) * rng.standard_normal(len(t))
+    y = strokes.astype(np.float32)
+    assert Music.onset_agreement(0.5 * y, y) > 0.99
+    assert Music.onset_agreement(np.roll(y, Music.SR // 4), y) < 0.3

@@ -18,7 +18,7 @@ from helpers import ROOT
 NOTEBOOKS = sorted(ROOT.glob("HW_04_*.ipynb"))
 SCRIPTS = [ROOT / "Music.py", *sorted((ROOT / "tests").rglob("*.py"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAX_BYTES = {"HW_04_theory.ipynb": 2e6, "HW_04_music_gan.ipynb": 8e6}
+MAX_BYTES = {"HW_04_theory.ipynb": 2e6, "HW_04_music_gan.ipynb": 9.5e6}
 MAX_DENSITY = 11       # nodes of the syntax tree per line of code; librosa has 7, libfmp 11
 # the assignment's card names these, and nothing else stands at the top but tests and CI
 CARD = {"HW_04_theory.ipynb", "HW_04_music_gan.ipynb", "Music.py", "requirements.txt", "runs",
@@ -297,7 +297,7 @@ def test_runs_hold_what_the_notebook_wrote():
                                                        "embedding"}
     assert all(re.fullmatch(r"events\.out\.tfevents\.\d\.\w+", path.name) for path in runs)
     files = [path for path in (ROOT / "runs").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 28e6
+    assert sum(path.stat().st_size for path in files) < 32e6
 
 
 # ---------------------------------------------------------------- numbers in prose
@@ -313,7 +313,7 @@ UNPRINTED = {
     "185": "a step, read from the axis of the figure",
     "1,300": "a step, read from the axis of the figure",
     "138": "78 and 60 runs",
-    "800": "steps of two recorded trainings, a setting of their script",
+    "106": "trainings of the search, listed on its page",
 }
 
 

@@ -104,3 +104,8 @@ def test_floor_has_the_measures_of_a_run(material, monkeypatch, tmp_path):
     for part, values in floor.items():
         names = values.keys()
         assert names == like[part].keys()
+
+
+def test_the_page_is_that_of_the_records():
+    path = search_recipes.RECORDED / "README.md"
+    assert path.read_text(encoding="utf-8") == search_recipes.page()

@@ -142,13 +142,6 @@ def cents_off(y, sound):
     return np.median(cents[cents < 100])
 
 
-def onset_correlation(y, sound):
-    """Correlation of the onset strengths of two waveforms."""
-    first = librosa.onset.onset_strength(y=y, sr=Music.SR)
-    second = librosa.onset.onset_strength(y=sound, sr=Music.SR)
-    return np.corrcoef(first, second)[0, 1]
-
-
 def code_error_db(code, sound):
     """RMSE of the code of a sound against the code that it was made from, dB."""
     again = code_of(sound)[:, :code.shape[1]]
@@ -172,7 +165,7 @@ def measure(example, method):
         log_distance_db(truth, found),
         code_error_db(example.code, sound),
         cents_off(y, sound),
-        onset_correlation(y, sound),
+        Music.onset_agreement(sound, y),
         float(np.mean(over_mask > 0)),
         len(y) / Music.SR / seconds,
         np.median(over_mask, axis=1),

@@ -60,7 +60,7 @@ class Run:
     name: str
     made: str         # what its setting is known to do: one of the verdicts
     use: str          # "cure": in the tables; "derive": thresholds; "unseen": error rate;
-                      # "generators", "size", "ablation": side by side
+                      # "generators", "size", "ablation": side by side; "stalled": no learning
     changes: dict     # of NARROW
     music: str = "scores"
     few: bool = False  # a tenth of the clips to train on
@@ -131,6 +131,13 @@ CURES = {
         "R1": {"r1_gamma": 10.0, "r1_every": 4},
         "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)},
     },
+}
+# trainings that learn nothing, or whose generator cannot vary: of one seed the limits of "not
+# learning" were seen, of the others not
+STALLED = {
+    "still": Setting("not learning", {**PLAIN, "lr_ratio": 0.0}),
+    "too-slow": Setting("not learning", {**PLAIN, "lr": 1e-6}),
+    "one-number": Setting("mode collapse", {**PLAIN, "style_dim": 1, "event_dim": 1}),
 }
 GRU = {"generator": "recurrent"}
 # one part of that modern recipe taken back at a time
@@ -217,6 +224,12 @@ def varied_runs(use, variants):
     return runs
 
 
+def stalled_runs():
+    """Two seeds of each training that learns nothing, or cannot vary."""
+    return [Run(f"{name}-{seed}", setting.made, "stalled", setting.changes, setting=name, seed=seed)
+            for seed in SEEDS[:2] for name, setting in STALLED.items()]
+
+
 def compared_runs():
     """Three seeds of what is compared side by side."""
     runs = []
@@ -246,6 +259,7 @@ def all_runs():
         *varied_runs("unseen", UNSEEN),
         *compared_runs(),
         *ablated_runs(),
+        *stalled_runs(),
     ]
 
 

@@ -1,0 +1,71 @@
+"""The notebook's cells about recorded trainings: run here, they show what is committed."""
+
+import ast
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+
+from helpers import ROOT
+from notebook_definitions import load
+
+gan = load("HW_04_music_gan")
+LIVE = ("plain_run", "modern_run", "sounds")      # of trainings that no file keeps, or slow to play
+
+
+def recorded_cells():
+    """The cells that run, about recorded trainings, in the notebook's order."""
+    cells = nbformat.read(ROOT / "HW_04_music_gan.ipynb", as_version=4).cells
+    heading = ""
+    found = []
+    for cell in cells:
+        if cell.cell_type == "markdown" and "## " in cell.source:
+            heading = cell.source
+        runs = cell.cell_type == "code" and "definitions" not in cell.metadata.get("tags", [])
+        recorded = heading.startswith(("### 3.10", "### 4.0", "## 5", "### 5"))
+        if runs and recorded and not any(name in cell.source for name in LIVE):
+            found.append(cell)
+    return found
+
+
+def run(source, namespace):
+    """Run a cell; its last expression is shown, as a notebook does."""
+    tree = ast.parse(source)
+    *before, last = tree.body
+    if not isinstance(last, ast.Expr):
+        before.append(last)
+    exec(compile(ast.Module(before, []), "<cell>", "exec"), namespace)
+    if isinstance(last, ast.Expr):
+        namespace["display"](eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace))
+
+
+def tables_of(outputs):
+    """The tables among committed outputs, as text."""
+    return [output.data["text/markdown"] for output in outputs
+            if "text/markdown" in output.get("data", {})]
+
+
+@pytest.mark.slow
+def test_recorded_results_are_those_of_the_records(monkeypatch):
+    matplotlib.use("Agg")
+    shown = []
+    namespace = {**vars(gan), "display": shown.append, "recorded": ROOT / "runs" / "recorded",
+                 "names": list("abcdefghi"), "QUICK": False}
+    cells = recorded_cells()
+    assert len(cells) > 8
+    for cell in cells:
+        shown.clear()
+        run(cell.source, namespace)
+        tables = [one.data for one in shown if isinstance(getattr(one, "data", None), str)]
+        assert tables == tables_of(cell.outputs)
+    plt.close("all")
+
+
+def test_no_recorded_distance_is_missing():
+    paths = sorted((ROOT / "runs" / "recorded" / "failures").glob("*.npz"))
+    for path in paths:
+        history = gan.read_recorded(path)
+        _steps, distance = history.series("quality/frechet")
+        assert len(distance) >= 5 or not np.isfinite(distance).all(), path.name
