@@ -1,6 +1,9 @@
 """What tests share: where the project lies, and music made of a few lines."""
 
+import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -57,3 +60,15 @@ def read_events(folder):
     for tag in run.Tags()["scalars"]:
         scalars[tag] = [(event.step, event.value) for event in run.Scalars(tag)]
     return settings, scalars
+
+
+@contextmanager
+def memory_peak():
+    """Trace the memory of a block of code: `peak` of what it gives is its largest, in bytes."""
+    traced = SimpleNamespace(peak=None)
+    tracemalloc.start()
+    try:
+        yield traced
+        _now, traced.peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()

@@ -7,14 +7,13 @@ import io
 import os
 import stat
 import threading
-import tracemalloc
 import zipfile
 
 import pytest
 import soundfile
 
 import Music
-from helpers import tune
+from helpers import memory_peak, tune
 
 
 def mp3(seconds, tmp_path):
@@ -288,12 +287,10 @@ def test_an_encrypted_or_damaged_track_is_named_and_the_rest_unpacked(tmp_path):
 def test_a_member_of_zeros_is_named_and_takes_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(Music, "LARGEST_TRACK", 20 << 20)
     path = zipped(tmp_path / "fma_small.zip", {"fma_small/000/000002.mp3": bytes(60 << 20)})
-    tracemalloc.start()
-    odd = Music._unpack_fma(path, GENRES, tmp_path / "audio")
-    _now, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with memory_peak() as traced:
+        odd = Music._unpack_fma(path, GENRES, tmp_path / "audio")
     assert "60 MiB, too large" in odd[0]
-    assert peak < 10e6
+    assert traced.peak < 10e6
 
 
 def understated(path, name, size):
@@ -317,16 +314,14 @@ def test_a_track_that_understates_its_size_takes_no_memory_and_the_rest_is_unpac
         archive.writestr(LIAR, bytes(300 << 20), method)
         archive.writestr("fma_small/000/000005.mp3", good, zipfile.ZIP_BZIP2)
     understated(path, LIAR, 1000)
-    tracemalloc.start()
-    odd = Music._unpack_fma(path, GENRES, tmp_path / "audio")
-    _now, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with memory_peak() as traced:
+        odd = Music._unpack_fma(path, GENRES, tmp_path / "audio")
     assert len(odd) == 1
     assert odd[0].startswith("000002 (cannot be unpacked: ")
     unpacked, = (tmp_path / "audio" / "Rock").iterdir()
     assert unpacked.name == "000005.mp3"
     assert unpacked.read_bytes() == good
-    assert peak < 10e6
+    assert traced.peak < 10e6
 
 
 @pytest.mark.parametrize("method", PACKED)
@@ -339,12 +334,9 @@ def test_a_table_that_understates_its_size_takes_no_memory(tmp_path, monkeypatch
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr(name, rows)
     understated(path, name, 1000)
-    tracemalloc.start()
-    with pytest.raises(ValueError, match=r"fma_metadata\.zip"):
+    with memory_peak() as traced, pytest.raises(ValueError, match=r"fma_metadata\.zip"):
         Music.fma_genres(path)
-    _now, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 30e6
+    assert traced.peak < 30e6
 
 
 @pytest.mark.parametrize("size, amount", [(99, "more"), (101, "fewer")])
@@ -366,12 +358,10 @@ def test_a_table_in_bzip2_is_read(tmp_path):
 
 def test_a_table_of_one_endless_line_takes_no_memory(tmp_path):
     path = zipped(tmp_path / "fma_metadata.zip", {"fma_metadata/tracks.csv": bytes(100 << 20)})
-    tracemalloc.start()
-    with pytest.raises(ValueError, match=r"fma_metadata\.zip: tracks\.csv is no table"):
+    refused = pytest.raises(ValueError, match=r"fma_metadata\.zip: tracks\.csv is no table")
+    with memory_peak() as traced, refused:
         Music.fma_genres(path)
-    _now, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 30e6
+    assert traced.peak < 30e6
 
 
 def test_encrypted_metadata_is_named(tmp_path):

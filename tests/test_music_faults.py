@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import time
-import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import soundfile
 from numpy.testing import assert_allclose, assert_array_equal
 
 import Music
-from helpers import ROOT, tune
+from helpers import ROOT, memory_peak, tune
 
 
 def code(folder, seconds=2, **options):
@@ -524,12 +523,10 @@ def test_65535_channels_take_no_memory(tmp_path):
     sound(tmp_path / "good.wav")
     wrong = tmp_path / "wrong.wav"
     wrong.write_bytes(pcm_header(44100, 65535))
-    tracemalloc.start()
-    coded = code(tmp_path)
-    _now, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with memory_peak() as traced:
+        coded = code(tmp_path)
     assert wrong in coded.skipped
-    assert peak < 200e6
+    assert traced.peak < 200e6
 
 
 def decoded(path):
@@ -596,12 +593,10 @@ def test_an_hour_takes_little_more_memory_than_its_codes(tmp_path):
     with soundfile.SoundFile(tmp_path / "a.flac", "w", Music.SR, 1) as file:
         for _ in range(60):
             file.write(minute)
-    tracemalloc.start()
-    codes = code(tmp_path, 30, n_mels=512).codes
-    _now, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with memory_peak() as traced:
+        codes = code(tmp_path, 30, n_mels=512).codes
     assert len(codes) == 120
-    assert peak < 1.8 * codes.nbytes    # two copies would be more
+    assert traced.peak < 1.8 * codes.nbytes    # two copies would be more
 
 
 def flipped(path, byte, bit=0x10):

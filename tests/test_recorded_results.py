@@ -48,11 +48,11 @@ def tables_of(outputs):
 
 
 @pytest.mark.slow
-def test_recorded_results_are_those_of_the_records(monkeypatch):
+def test_recorded_results_are_those_of_the_records():
     matplotlib.use("Agg")
     shown = []
     namespace = {**vars(gan), "display": shown.append, "recorded": ROOT / "runs" / "recorded",
-                 "names": list("abcdefghi"), "QUICK": False}
+                 "names": list("abcdefghi")}
     cells = recorded_cells()
     assert len(cells) > 8
     for cell in cells:

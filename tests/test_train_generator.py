@@ -34,10 +34,13 @@ def test_every_tune_is_on_one_side_and_every_label_on_three():
     labels = ["a" if int(tune[5:]) % 3 else "b" for tune in tunes]
     labels[0] = "b" if labels[0] == "a" else "a"           # a tune of both labels
     split = train_generator.three_ways(labels, tunes)
-    sides = [set(np.array(tunes)[clips]) for clips in split]
-    assert sum(map(len, sides)) == len(set.union(*sides)) == len(set(tunes))
+    sides = []
     for clips in split:
-        assert set(np.array(labels)[clips]) == {"a", "b"}
+        sides.append({tunes[clip] for clip in clips})
+        assert {labels[clip] for clip in clips} == {"a", "b"}
+    together = set.union(*sides)
+    assert together == set(tunes)
+    assert sum(map(len, sides)) == len(together)
     assert len(split.training) > 6 * len(split.judging) > 0
 
 
@@ -66,16 +69,20 @@ def test_a_kept_generator_plays_each_of_its_kinds(name):
     codes = gan.sample(generator, len(names), 128, kind=torch.arange(len(names)))
     assert codes.shape == (len(names), 1, Music.N_MELS, 128)
     assert codes.isfinite().all()
-    apart = torch.cdist(codes.flatten(1), codes.flatten(1))
-    assert apart[~torch.eye(len(names), dtype=torch.bool)].min() > 1
+    flat = codes.flatten(1)
+    apart = torch.cdist(flat, flat)
+    same = torch.eye(len(names), dtype=torch.bool)
+    assert apart[~same].min() > 1
 
 
 @KEPT
 def test_the_card_says_what_was_judged(name):
-    found = json.loads((train_generator.OUT / name / "judged.json").read_text(encoding="utf-8"))
-    generator, names = gan.load_generator(train_generator.OUT / name / "generator.npz")
+    folder = train_generator.OUT / name
+    judged = (folder / "judged.json").read_text(encoding="utf-8")
+    found = json.loads(judged)
+    generator, names = gan.load_generator(folder / "generator.npz")
     command = {"scores": "scores", "recorded": "recorded --music folder"}[name]
     text = train_generator.card(name, found, generator, names, command)
-    assert (train_generator.OUT / name / "README.md").read_text(encoding="utf-8") == text
-    config = json.loads(json.dumps(found["config"]))
-    assert config["steps"] == generator.config.steps
+    kept = (folder / "README.md").read_text(encoding="utf-8")
+    assert kept == text
+    assert found["config"]["steps"] == generator.config.steps

@@ -396,7 +396,7 @@ def page_row(name, runs, floor):
         values = np.array([run["quality"][column] for run in runs])
         if column.startswith("Fréchet"):
             values = values / floor[column]
-        cells.append(f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})")
+        cells.append(gan.mean_range(values))
     return f"| {' | '.join(cells)} |"
 
 
@@ -418,7 +418,8 @@ def page():
 def main(options):
     """Record the runs that were asked for, and the floor."""
     if options.page:
-        (RECORDED / "README.md").write_text(page(), encoding="utf-8")
+        with Music.atomic(RECORDED / "README.md") as unfinished:
+            unfinished.write_text(page(), encoding="utf-8")
         return
     common.use_one_thread()
     runs = [run for run in all_runs() if options.stage in (None, run.recipe.stage)]
