@@ -68,9 +68,11 @@ def test_equal_cost_means_steps_in_proportion(monkeypatch, tmp_path):
     costs = {recipe.name: 100.0 for recipe in compare_recipes.all_recipes()}
     costs["plain"] = 400.0
     (tmp_path / "costs.json").write_text(json.dumps(costs), encoding="utf-8")
-    plain, told, *_ = compare_recipes.all_recipes()
-    assert compare_recipes.steps_of(plain) == compare_recipes.MODERN_STEPS / 4
-    assert compare_recipes.steps_of(told) == compare_recipes.MODERN_STEPS
+    recipes = {recipe.name: recipe for recipe in compare_recipes.all_recipes()}
+    steps = {name: compare_recipes.steps_of(recipe) for name, recipe in recipes.items()}
+    assert steps["plain"] == steps["plain, R1 0.1"] == compare_recipes.MODERN_STEPS / 4
+    assert steps[compare_recipes.MODERN] == compare_recipes.MODERN_STEPS
+    assert steps[compare_recipes.LONGER] == compare_recipes.MODERN_STEPS
 
 
 def test_a_run_is_kept_with_the_measures_of_the_others_and_then_skipped(
@@ -82,8 +84,8 @@ def test_a_run_is_kept_with_the_measures_of_the_others_and_then_skipped(
     monkeypatch.setattr(compare_recipes, "MODERN_STEPS", 4)
     monkeypatch.setattr(compare_recipes, "PIECES", 1)
     monkeypatch.setattr(gan, "settle", functools.partial(gan.settle, batches=2, n=4))
-    recipe = compare_recipes.Recipe("tiny, odd: one", TINY)
-    costs = {recipe.name: 1.0, compare_recipes.MODERN: 1.0}
+    recipe = compare_recipes.Recipe("tiny, odd: one", TINY, compare_recipes.MODERN)
+    costs = {compare_recipes.MODERN: 1.0}
     (tmp_path / "costs.json").write_text(json.dumps(costs), encoding="utf-8")
     run = compare_recipes.Run(recipe, 0)
     compare_recipes.record(run, lambda: material)

@@ -6,11 +6,13 @@
     python tests/evidence/compare_recipes.py --page
 
 The ladder climbs from the notebook's plain recipe to its modern one, a change at a time, each on
-top of those before; the last rung has form. The peers: the DCGAN of PyTorch's tutorial and a
+top of those before; the last rung has form. The cures: the plain recipe with one change alone, at
+several doses, and trained four times as long. The peers: the DCGAN of PyTorch's tutorial and a
 narrow one, told the repertoire as ours is; ours not told; ours with a GRU in its trunk; and a GRU
 alone, which writes the matrix as a sequence.
 
-Equal cost: every recipe gets as many steps as take as long as `MODERN_STEPS` of the modern one.
+Equal cost: every recipe gets as many steps as take as long as `MODERN_STEPS` of the modern one;
+a cure those of the plain recipe.
 `--costs` measures what a step takes in one thread, recipe after recipe, several times over, and
 keeps the least, which a busy machine disturbs least, in `runs/recorded/recipes/costs.json`. A
 training takes five minutes of one thread.
@@ -64,6 +66,17 @@ RUNGS = {                            # each changes what the one before has beco
     "+ form": FORM,
 }
 MODERN = "+ judges of bands and frames"
+CURES = {                            # each alone, on the plain recipe
+    "plain, R1 0.02": {"r1_gamma": 0.02},
+    "plain, R1 0.1": {"r1_gamma": 0.1},
+    "plain, R1 0.5": {"r1_gamma": 0.5},
+    "plain, R1 2.5": {"r1_gamma": 2.5},
+    "plain, pack 2": {"pack": 2},
+    "plain, pack 4": {"pack": 4},
+    "plain, pack 8": {"pack": 8},
+    "plain, beta1 0": {"betas": (0.0, 0.999)},
+}
+LONGER = "plain, four times as long"
 WIDE = {"generator_width": 64, "discriminator_width": 64, "batch_size": 128}
 NARROW = {"generator_width": 16, "discriminator_width": 16, "batch_size": 32}
 
@@ -73,6 +86,8 @@ class Recipe(NamedTuple):
 
     name: str
     changes: dict
+    costs_like: str      # the recipe whose step takes as long
+    times: int = 1       # how many times the common cost it may take
 
     def config(self, shares, seed=0, steps=1):
         """The whole configuration; `shares` are those of the repertoires."""
@@ -101,12 +116,15 @@ class Run(NamedTuple):
 
 
 def all_recipes():
-    """The rungs of the ladder, then the peers: a list of recipes."""
+    """The rungs of the ladder, the cures, and the peers: a list of recipes."""
     recipes = []
     reached = {}
     for name, changes in RUNGS.items():
         reached = reached | changes
-        recipes.append(Recipe(name, reached))
+        recipes.append(Recipe(name, reached, name))
+    for name, changes in CURES.items():
+        recipes.append(Recipe(name, changes, "plain"))
+    recipes.append(Recipe(LONGER, {}, "plain", 4))
     modern = next(recipe.changes for recipe in recipes if recipe.name == MODERN)
     not_told = {field: value for field, value in modern.items() if field not in TOLD}
     peers = {
@@ -117,7 +135,7 @@ def all_recipes():
         "GRU alone": modern | {"generator": "recurrent"},
     }
     for name, changes in peers.items():
-        recipes.append(Recipe(name, changes))
+        recipes.append(Recipe(name, changes, name))
     return recipes
 
 
@@ -134,6 +152,8 @@ def record_costs(rounds=5):
     times = {}
     for _ in range(rounds):
         for recipe in all_recipes():
+            if recipe.name != recipe.costs_like:
+                continue
             ms = gan.step_ms(recipe.config(shares), steps=4)
             times.setdefault(recipe.name, []).append(ms)
     least = {name: min(measured) for name, measured in times.items()}
@@ -143,7 +163,8 @@ def record_costs(rounds=5):
 def steps_of(recipe):
     """How many steps of a recipe take as long as `MODERN_STEPS` of the modern one."""
     costs = json.loads((RECORDED / "costs.json").read_text(encoding="utf-8"))
-    return round(MODERN_STEPS * costs[MODERN] / costs[recipe.name])
+    equal = MODERN_STEPS * costs[MODERN] / costs[recipe.costs_like]
+    return round(equal * recipe.times)
 
 
 # ---------------------------------------------------------------- measures
@@ -245,9 +266,9 @@ def record_floor(prepared):
 
 PAGE = """# Recipes at equal cost
 
-A ladder from the plain recipe to the modern one and on to form, one change at a time, and its
-peers; what each change is stands in `RUNGS` of `tests/evidence/compare_recipes.py`. Each file is
-one training; `costs.json` has the milliseconds of a step, from which the steps follow;
+A ladder from the plain recipe to the modern one and on to form, one change at a time; single cures
+of the plain recipe; and peers: `RUNGS`, `CURES` and `all_recipes` of the script say what they are.
+Each file is one training; `costs.json` has the milliseconds of a step, from which the steps follow;
 `floor.json` is the same for training pieces.
 
 ```
