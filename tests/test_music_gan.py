@@ -628,34 +628,6 @@ def test_memory_of_events_does_not_depend_on_the_length():
     assert (after_5.diff() > 0).all()
 
 
-def steered():
-    """A steered piece of 30 s, and what stands still at the styles of its two ends."""
-    generator = lively(make(**ASKED)).float()
-    code = gan.steer(generator, 30, seeds=(1, 2), kinds=(0, 1))
-    one, _ = generator.latents(1, 646, seeded(1), [0])
-    two, events = generator.latents(1, 646, seeded(2), [1])
-    ends = []
-    for style in (one, two):
-        with torch.no_grad():
-            ends.append(generator(style, events)[0, 0, :, :646].numpy())
-    assert_array_equal(gan.generate(generator, 30, 2, 1), ends[1])
-    return code, *ends
-
-
-def test_steering_begins_with_one_style_and_ends_with_the_other():
-    code, first, last = steered()
-    assert code.shape == (Music.N_MELS, 646)
-    quarter = 4 * (162 // 4 - REACH)
-    left = slice(0, quarter)
-    right = slice(-quarter, None)
-    assert_allclose(code[:, left], first[:, left], atol=1e-5)
-    assert_allclose(code[:, right], last[:, right], atol=1e-5)
-    for end in (first, last):
-        difference = np.abs(code - end)
-        middle = difference[:, 303:343]
-        assert middle.mean() > 0.1 * end.std()
-
-
 # ---------------------------------------------------------------- discriminators
 
 
