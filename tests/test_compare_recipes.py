@@ -70,7 +70,7 @@ def test_equal_cost_means_steps_in_proportion(monkeypatch, tmp_path):
     (tmp_path / "costs.json").write_text(json.dumps(costs), encoding="utf-8")
     recipes = {recipe.name: recipe for recipe in compare_recipes.all_recipes()}
     steps = {name: compare_recipes.steps_of(recipe) for name, recipe in recipes.items()}
-    assert steps["plain"] == steps["plain, R1 0.1"] == compare_recipes.MODERN_STEPS / 4
+    assert steps["plain"] == steps["plain, R1 0.2"] == compare_recipes.MODERN_STEPS / 4
     assert steps[compare_recipes.MODERN] == compare_recipes.MODERN_STEPS
     assert steps[compare_recipes.LONGER] == compare_recipes.MODERN_STEPS
 

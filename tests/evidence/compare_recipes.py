@@ -68,11 +68,9 @@ RUNGS = {                            # each changes what the one before has beco
 MODERN = "+ judges of bands and frames"
 CURES = {                            # each alone, on the plain recipe
     "plain, R1 0.02": {"r1_gamma": 0.02},
-    "plain, R1 0.1": {"r1_gamma": 0.1},
-    "plain, R1 0.5": {"r1_gamma": 0.5},
-    "plain, R1 2.5": {"r1_gamma": 2.5},
+    "plain, R1 0.2": {"r1_gamma": 0.2},
+    "plain, R1 2": {"r1_gamma": 2.0},
     "plain, pack 2": {"pack": 2},
-    "plain, pack 4": {"pack": 4},
     "plain, pack 8": {"pack": 8},
     "plain, beta1 0": {"betas": (0.0, 0.999)},
 }
@@ -124,7 +122,6 @@ def all_recipes():
         recipes.append(Recipe(name, reached, name))
     for name, changes in CURES.items():
         recipes.append(Recipe(name, changes, "plain"))
-    recipes.append(Recipe(LONGER, {}, "plain", 4))
     modern = next(recipe.changes for recipe in recipes if recipe.name == MODERN)
     not_told = {field: value for field, value in modern.items() if field not in TOLD}
     peers = {
@@ -136,6 +133,7 @@ def all_recipes():
     }
     for name, changes in peers.items():
         recipes.append(Recipe(name, changes, name))
+    recipes.append(Recipe(LONGER, {}, "plain", 4))
     return recipes
 
 
