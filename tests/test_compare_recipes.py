@@ -55,11 +55,11 @@ def test_the_ladder_leads_from_the_plain_to_the_modern_recipe():
     recipes = {recipe.name: recipe for recipe in compare_recipes.all_recipes()}
     plain = recipes["plain"].config(SHARES)
     assert plain == gan.plain_recipe(name="plain", steps=1, device="cpu")
-    modern = recipes[compare_recipes.MODERN].config(SHARES)
-    wanted = gan.modern_recipe(steps=1, device="cpu", classes=SHARES)
-    assert dataclasses.replace(modern, name="modern") == wanted
+    common = {"steps": 1, "device": "cpu", "classes": SHARES}
+    modern = recipes["+ form"].config(SHARES)
+    assert dataclasses.replace(modern, name="modern") == gan.modern_recipe(**common)
     recurrent = recipes["GRU in the trunk"].config(SHARES)
-    wanted = gan.recurrent_recipe(steps=1, device="cpu", classes=SHARES)
+    wanted = gan.recurrent_recipe(**common, returns=False, joined=1)
     assert dataclasses.replace(recurrent, name="recurrent") == wanted
 
 

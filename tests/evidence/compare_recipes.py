@@ -54,7 +54,6 @@ OPTIMISER = {"betas": (0.0, 0.99), "lr": 4e-4, "lr_end": 0.05, "average": 0.05}
 SMALL = {"generator_width": 24, "discriminator_width": 16, "batch_size": 32}
 TRUNK = {"generator": "trunk", "modulated": True, "rows": True}
 JUDGES = {"discriminators": ("picture", "bands", "frames")}
-FORM = {"returns": True, "joined": 4}
 RUNGS = {                            # each changes what the one before has become
     "plain": {},
     "+ told the repertoire": TOLD,
@@ -63,7 +62,7 @@ RUNGS = {                            # each changes what the one before has beco
     "+ smaller networks and batches": SMALL,
     "+ trunk, style in every block": TRUNK,
     "+ judges of bands and frames": JUDGES,
-    "+ form": FORM,
+    "+ form": gan.FORM,
 }
 MODERN = "+ judges of bands and frames"
 CURES = {                            # each alone, on the plain recipe
