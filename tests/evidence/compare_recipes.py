@@ -66,12 +66,15 @@ RUNGS = {                            # each changes what the one before has beco
 }
 MODERN = "+ judges of bands and frames"
 CURES = {                            # each alone, on the plain recipe
+    "plain, beta1 0": {"betas": (0.0, 0.999)},
+    "plain, beta1 0.9": {"betas": (0.9, 0.999)},
+    "plain, average": {"average": 0.05},
+    "plain, falling rate": {"lr": 4e-4, "lr_end": 0.05},
     "plain, R1 0.02": {"r1_gamma": 0.02},
     "plain, R1 0.2": {"r1_gamma": 0.2},
     "plain, R1 2": {"r1_gamma": 2.0},
     "plain, pack 2": {"pack": 2},
     "plain, pack 8": {"pack": 8},
-    "plain, beta1 0": {"betas": (0.0, 0.999)},
 }
 LONGER = "plain, four times as long"
 WIDE = {"generator_width": 64, "discriminator_width": 64, "batch_size": 128}
