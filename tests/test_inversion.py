@@ -15,6 +15,7 @@ from helpers import ROOT, tune
 sys.path.insert(0, str(ROOT / "tests" / "evidence"))
 
 import benchmark_inversion
+import refine_inversion
 import train_inversion
 from benchmark_inversion import code_of
 from masking import FFT, noise_to_mask
@@ -146,6 +147,47 @@ def test_training_learns_stops_and_goes_on(tmp_path, monkeypatch):
     written = sorted(path.name for path in tmp_path.glob("*.*"))
     assert written[-1] == "inversion.npz"
     assert "events.out.tfevents.0.inversion" in written
+
+
+def test_a_critic_learns_to_tell_blurred_pictures():
+    torch.manual_seed(5)
+    critic = refine_inversion.Critic()
+    optimiser = torch.optim.Adam(critic.parameters(), 3e-3)
+    true = 3 * torch.randn(6, 16, 64)
+    blurred = torch.nn.functional.avg_pool1d(true, 5, stride=1, padding=2)
+    for _ in range(40):
+        loss = refine_inversion.critics_loss(critic, true, blurred, blurred)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.5      # of 2 where it tells nothing
+    good = refine_inversion.losses_by_critic(critic, true, true, blurred)
+    bad = refine_inversion.losses_by_critic(critic, true, blurred, blurred)
+    assert good["loss/critic"] < bad["loss/critic"] - 1
+    assert good["loss/features"] == 0 < bad["loss/features"]
+
+
+def test_refining_goes_on_from_the_shipped_weights(tmp_path, monkeypatch):
+    for name, small in (("BATCH", 4), ("FRAMES", 9)):
+        monkeypatch.setattr(train_inversion, name, small)
+    path = tmp_path / "refined.npz"
+    refine_inversion.refine([train_inversion.Tones()], 2, path)
+    with np.load(path) as refined, np.load(Music.INVERSION) as shipped:
+        assert refined.files == shipped.files
+        moved = [np.abs(refined[name] - shipped[name].astype(float)).max()
+                 for name in refined.files if name.endswith("bias")]
+    assert 0 < max(moved) < 0.1
+
+
+def test_weights_are_compared_each_by_its_own_sounds(tmp_path, held_out, weights_at):
+    untrained = tmp_path / "untrained.npz"
+    write_weights(untrained, plain_weights(train_inversion.Inversion().state_dict()))
+    weights_at(untrained)
+    shipped = ROOT / "runs" / "recorded" / "inversion" / "inversion.npz"
+    before = refine_inversion.measured(held_out[:1], untrained)
+    after = refine_inversion.measured(held_out[:1], shipped)
+    assert after["convergence"] > before["convergence"] + 2
+    assert after["onsets of the worst"] <= after["onsets"]
 
 
 def sine(hz, level_db):
