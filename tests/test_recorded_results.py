@@ -10,7 +10,7 @@ from helpers import ROOT, run_cell
 from notebook_definitions import load
 
 gan = load("HW_04_music_gan")
-LIVE = ("plain_run", "plain_codes", "sounds")     # of trainings that no file keeps, or slow
+LIVE = ("plain_run", "modern_run", "plain_codes", "sounds")     # of trainings that no file keeps
 
 
 def recorded_cells():
