@@ -3095,6 +3095,62 @@ def form_measures(codes: np.ndarray, shuffles: int = 2) -> dict[str, np.ndarray]
     return dict(zip(("longest", "returning", "beat kept"), np.transpose(rows)))
 
 
+def _slow_partials(codes, frames=3):
+    """Partials of codes (n, n_mels, t), means over so many frames: (n, bands, t // frames)."""
+    slower = []
+    for code in codes:
+        partials = _partials(code)
+        steps = partials.shape[1] // frames
+        whole = partials[:, :steps * frames]
+        slower.append(whole.reshape(len(whole), steps, frames).mean(2))
+    return np.stack(slower)
+
+
+def _transposed(partials, semitones):
+    """Partials (n, bands, t) as if played so many semitones higher."""
+    hz = mel_bands_hz(N_MELS)[:partials.shape[1]]
+    by_hz = scipy.interpolate.interp1d(hz, partials, axis=1, bounds_error=False, fill_value=0)
+    return by_hz(hz / 2 ** (semitones / 12)).astype(np.float32)
+
+
+def _shapes(parts):
+    """Parts (n, bands, t) as unit vectors (n, bands * t), each band without its mean."""
+    centred = parts - parts.mean(2, keepdims=True)
+    flat = centred.reshape(len(parts), -1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), TINY)
+
+
+def copied_likeness(patches: np.ndarray, clips: np.ndarray, semitones: int = 2) -> np.ndarray:
+    """Correlation of each patch with that part of any clip that it is most like.
+
+    Of the partials up to 5 kHz, each band without its mean over the patch, so that what counts
+    is when which note sounds. All places in the clips are tried, and transpositions.
+
+    Parameters
+    ----------
+    patches : np.ndarray [shape=(n, 128, t)]
+        Codes.
+    clips : np.ndarray [shape=(m, 128, T)]
+        Codes, T at least t.
+    semitones : int
+        By how many semitones up and down a patch is transposed.
+
+    Returns
+    -------
+    np.ndarray [shape=(n,)], in [-1, 1]
+    """
+    slow = _slow_partials(patches)
+    moves = range(-semitones, semitones + 1)
+    shapes = np.concatenate([_shapes(_transposed(slow, move)) for move in moves])
+    best = np.full(len(patches), -1, np.float32)
+    for clip in _slow_partials(clips):
+        windows = np.lib.stride_tricks.sliding_window_view(clip, slow.shape[2], axis=1)
+        alike = shapes @ _shapes(windows.transpose(1, 0, 2)).T
+        of_moves = alike.max(1).reshape(len(moves), len(patches))
+        best = np.maximum(best, of_moves.max(0))
+    return best
+
+
 # ---------------------------------------------------------------- coding a folder
 
 INDEX = "index.json"

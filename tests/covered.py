@@ -1,6 +1,6 @@
 """How much of the code a test run has run: of `Music.py`, and of what each notebook defines.
 
-    python -m coverage run --rcfile=.ci/coverage.ini -m pytest tests
+    python -m coverage run --rcfile=.ci/coverage.ini -m pytest -m "" tests
     python tests/covered.py
 
 The first line measures and prints the shares (what runs in other processes is not counted), the

@@ -1,5 +1,6 @@
 """What tests share: where the project lies, and music made of a few lines."""
 
+import ast
 import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,3 +73,15 @@ def memory_peak():
         _now, traced.peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+
+
+def run_cell(source, namespace, label="<cell>"):
+    """Run a cell in this process; its last expression is shown by `display`, as in a notebook."""
+    tree = ast.parse(source, label)
+    *before, last = tree.body
+    if not isinstance(last, ast.Expr):
+        before.append(last)
+    exec(compile(ast.Module(before, []), label, "exec"), namespace)
+    if isinstance(last, ast.Expr):
+        shown = eval(compile(ast.Expression(last.value), label, "eval"), namespace)
+        namespace["display"](shown)

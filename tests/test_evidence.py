@@ -1,4 +1,4 @@
-"""The scripts that record evidence: importing, options, parts that lost, fitted limits."""
+"""The scripts that record evidence: importing, options, fitted limits."""
 
 import json
 import subprocess
@@ -11,7 +11,6 @@ import torch
 from common import gan
 
 import fit_limits
-import lost_parts
 import notebook_definitions
 import record_failures
 
@@ -30,15 +29,6 @@ print(*common.gan.GENERATORS, *common.gan.JUDGES)
 """
 
 
-@pytest.fixture
-def lost(monkeypatch):
-    """The parts that lost, registered until the test ends."""
-    monkeypatch.setattr(gan, "GENERATORS", {**gan.GENERATORS})
-    monkeypatch.setattr(gan, "JUDGES", {**gan.JUDGES})
-    eyes = gan.Classifier(2).eval()
-    lost_parts.register(eyes)
-
-
 @pytest.mark.slow
 def test_importing_a_script_changes_nothing(tmp_path):
     folder = common.TESTS / "evidence"
@@ -47,7 +37,8 @@ def test_importing_a_script_changes_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["convolutional", "trunk", "picture", "bands", "frames"]
+    generators = ["convolutional", "recurrent", "trunk"]
+    assert done.stdout.split() == [*generators, "picture", "bands", "frames"]
 
 
 def test_definitions_are_loaded_once():
@@ -99,39 +90,12 @@ def test_classifier_is_trained_once_and_then_read(rng, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("classes", [(), SHARES])
-@pytest.mark.parametrize("kind", lost_parts.GENERATORS)
-def test_generators_that_lost_make_codes(lost, kind, classes):
-    config = gan.Config(**TINY, generator=kind, classes=classes)
-    generator = gan.GENERATORS[kind](config)
+def test_a_gru_alone_writes_the_matrix(classes):
+    config = gan.Config(**TINY, generator="recurrent", classes=classes)
+    generator = gan.GENERATORS["recurrent"](config)
     codes = generator(*generator.latents(2, 64))
     assert codes.shape == (2, 1, 128, 64)
     assert codes.abs().max() <= 1
-
-
-@pytest.mark.parametrize("classes", [(), SHARES])
-def test_judges_that_lost_give_a_logit_each(lost, classes):
-    judges = (*lost_parts.JUDGES, "projected")
-    config = gan.Config(**TINY, discriminators=judges, classes=classes)
-    discriminator = gan.Discriminator(config)
-    kind = torch.eye(2)[:, :len(classes)] if classes else None
-    logits = discriminator(torch.zeros(2, 1, 128, 64), kind)
-    assert logits.shape == (2, len(judges))
-    eyes = discriminator.judges[-1].frozen[0]
-    assert not set(eyes.parameters()) & set(discriminator.parameters())
-
-
-def test_projected_judge_says_that_it_needs_eyes():
-    with pytest.raises(ValueError, match="needs a classifier"):
-        lost_parts.ProjectedDiscriminator(gan.Config(**TINY), None)
-
-
-def test_held_events_are_held_for_four_steps(lost):
-    generator = gan.GENERATORS["held"](gan.Config(**TINY, generator="held"))
-    _, events = generator.latents(1, 64)
-    half = events.shape[1] // 2
-    held = events[0, :half].unflatten(1, (-1, 4))
-    first = held[..., :1]
-    assert torch.equal(held, first.expand_as(held))
 
 
 def test_limits_are_the_thirds_of_the_gap():

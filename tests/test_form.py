@@ -156,7 +156,7 @@ def test_every_other_step_cuts_its_patches_from_pieces(patches, monkeypatch):
     longer = gan.Patches(codes, patches.clips, target=patches.target)
     for _ in range(2):
         gan.train_step(trainer, longer)
-    assert lengths == [16, 64]
+    assert lengths == [64, 16]
 
 
 def test_cut_patches_follow_each_other():

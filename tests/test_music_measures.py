@@ -240,3 +240,37 @@ def test_onsets_agree_with_themselves_and_not_when_they_are_late(rng):
     y = strokes.astype(np.float32)
     assert Music.onset_agreement(0.5 * y, y) > 0.99
     assert Music.onset_agreement(np.roll(y, Music.SR // 4), y) < 0.3
+
+
+# ---------------------------------------------------------------- copies
+
+
+def melody_code(rng, notes, transposed=0):
+    """Code of a melody of notes of a quarter of a second each: (n_mels, t)."""
+    t = times(0.25)
+    fading = np.exp(-3 * t)
+    parts = [fading * sine(440 * amplitude(20 * np.log10(2) * (note + transposed) / 12), t)
+             for note in notes]
+    y = 0.2 * np.concatenate(parts) + 1e-4 * rng.standard_normal(len(parts) * len(t))
+    return code(y)[0]
+
+
+def test_a_copy_is_found_wherever_it_lies_and_if_it_is_transposed(rng):
+    melodies = [rng.integers(0, 19, 60) for _ in range(6)]
+    clips = np.stack([melody_code(rng, notes) for notes in melodies[:4]])
+    new = melody_code(rng, melodies[4][:16])[:, :64]
+    for move in (0, 2, -1):
+        copy = melody_code(rng, melodies[2][20:36], move)[:, :64]
+        of_copy, of_new = Music.copied_likeness(np.stack([copy, new]), clips)
+        assert of_copy > 0.75
+        assert of_new < of_copy - 0.15
+    far = melody_code(rng, melodies[2][20:36], 6)[:, :64]
+    assert Music.copied_likeness(far[None], clips)[0] < 0.75
+    exact = clips[1][None, :, 30:94]
+    assert Music.copied_likeness(exact, clips, semitones=0) == approx(1, abs=1e-3)
+
+
+def test_silence_is_like_nothing():
+    silent = np.full((1, Music.N_MELS, 64), -1.0)
+    clips = np.full((2, Music.N_MELS, 90), -1.0)
+    assert Music.copied_likeness(silent, clips) == approx(0, abs=1e-6)

@@ -172,14 +172,11 @@ def test_fewer_neighbours_than_asked_for_are_an_error(n, clips, rng):
         gan.radii(few, 5, clips)
 
 
-def test_copies_are_counted_where_a_median_does_not_see_them(rng):
-    training, unseen, new = rng.normal(size=(3, 200, 16))
-    copies = training[:50]
-    some = np.concatenate([copies, new[:150]])
-    copied = gan.copied_share(training, unseen, some)
-    ratio = gan.nearest_ratio(training, unseen, some)
-    assert copied == approx(0.25, abs=0.02)
-    assert ratio > 0.85
+def test_power_of_a_test_grows_with_the_share():
+    powers = [gan.power_of_share(0.02, share, 150) for share in (0.02, 0.05, 0.2)]
+    assert powers[0] <= 0.05
+    assert powers[0] < powers[1] < powers[2]
+    assert powers[2] > 0.99
 
 
 def test_the_nearest_ratio_is_one_for_new_music_and_small_for_copies(rng):

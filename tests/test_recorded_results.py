@@ -1,18 +1,16 @@
 """The notebook's cells about recorded trainings: run here, they show what is committed."""
 
-import ast
-
 import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, run_cell
 from notebook_definitions import load
 
 gan = load("HW_04_music_gan")
-LIVE = ("plain_run", "modern_run", "sounds")      # of trainings that no file keeps, or slow to play
+LIVE = ("plain_run", "modern_run", "plain_codes", "sounds")     # of trainings that no file keeps
 
 
 def recorded_cells():
@@ -28,17 +26,6 @@ def recorded_cells():
         if runs and recorded and not any(name in cell.source for name in LIVE):
             found.append(cell)
     return found
-
-
-def run(source, namespace):
-    """Run a cell; its last expression is shown, as a notebook does."""
-    tree = ast.parse(source)
-    *before, last = tree.body
-    if not isinstance(last, ast.Expr):
-        before.append(last)
-    exec(compile(ast.Module(before, []), "<cell>", "exec"), namespace)
-    if isinstance(last, ast.Expr):
-        namespace["display"](eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace))
 
 
 def tables_of(outputs):
@@ -57,7 +44,7 @@ def test_recorded_results_are_those_of_the_records():
     assert len(cells) > 8
     for cell in cells:
         shown.clear()
-        run(cell.source, namespace)
+        run_cell(cell.source, namespace)
         tables = [one.data for one in shown if isinstance(getattr(one, "data", None), str)]
         assert tables == tables_of(cell.outputs)
     plt.close("all")

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-import train_generator
-from train_generator import gan
 
 import Music
+import train_generator
+from train_generator import gan
 
 ABC = """X:1
 T:A tune

@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from common import gan, prepare
 
-import lost_parts
 import Music
 
 RECORDED = common.RECORDED / "failures"
@@ -410,7 +409,6 @@ def record(run, prepared):
     path = RECORDED / f"{run.name}.npz"
     if path.exists():
         return
-    lost_parts.register()
     training, unseen, judges = prepared(run.music)
     patches = training.some(len(training.clips) // 10) if run.few else training
     seen = []

@@ -33,7 +33,6 @@ from common import gan, kept_classifier, rounded, write_json
 import Music
 
 OUT = common.RECORDED / "generators"
-RECIPE = {"returns": True, "joined": 4}
 SEED = 0
 VIEWS = 12              # pictures, sounds, distances and checkpoints of a training
 PATCHES = 2000          # that are judged
@@ -320,7 +319,7 @@ def main(options):
         gan.Patches(coded.codes, clips, target=target) for clips in split)
     shares = np.bincount(target[split.training], minlength=len(names)) / len(split.training)
     config = gan.modern_recipe(name=options.name, steps=options.steps, seed=SEED,
-                               classes=tuple(shares.tolist()), **RECIPE)
+                               classes=tuple(shares.tolist()))
     work = options.work / options.name
     history = train(config, training, choosing, names, work)
     generator = history.generator
