@@ -275,9 +275,14 @@ def compiled(i):
     return compile(CELLS[i].source, f"<cell {i}>", "exec")
 
 
-def give_up(_signal, _frame):
-    """Stop an altered check that does not come to its end."""
-    raise TimeoutError
+def give_up(_signal, frame):
+    """Stop an altered check that does not come to its end.
+
+    Not within a callback of the garbage collector, which would swallow the error: the timer
+    goes off again soon.
+    """
+    if frame.f_code.co_name != "gc_callback":
+        raise TimeoutError
 
 
 @contextlib.contextmanager
@@ -287,7 +292,7 @@ def at_most(seconds):
         yield
         return
     before = signal.signal(signal.SIGVTALRM, give_up)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 0.2)
     try:
         yield
     finally:
