@@ -23,7 +23,8 @@ intervals stay on one side. The judging pieces have chosen nothing.
 
 Each run is kept at once under `runs/recorded/recipes`, and skipped where it is there: the panel
 of 2,000 patches, and of as many cut out of pieces of 30 s; how the repertoires are shared out; and
-the form of those pieces. `floor.json` is the same for training pieces.
+the form of those pieces. Four of its patches, as bytes, lie beside it in an npz. `floor.json` is
+the same for training pieces.
 """
 
 import functools
@@ -44,6 +45,7 @@ CLIPS = 1500
 MODERN_STEPS = 800
 SEEDS = 3
 PIECES = 8              # of 30 s of each repertoire
+SHOWN = 4               # patches that are kept of a run
 
 
 # ---------------------------------------------------------------- recipes
@@ -194,18 +196,14 @@ def prepare(folder, n=PATCHES):
     return Material(training, judges, limits, shares, [len(side) for side in split])
 
 
-def apart(judges, codes):
-    """Half the summed differences of the repertoires' shares: total variation."""
-    shares = gan.shares(judges.classifier, codes)
-    return float(np.abs(shares - judges.shares).sum() / 2)
-
-
 def measured(material, patches, whole, kinds, clips=None):
     """The measures of patches (n, 1, n_mels, 64) and of pieces (m, 1, n_mels, t) of `kinds`."""
     judges = material.judges
+    by_classifier, by_balance = gan.apart(judges, patches)
     found = {
         "patches": gan.panel(judges, patches, material.limits, clips),
-        "total variation": apart(judges, patches),
+        "total variation": by_classifier,
+        "total variation, balance": by_balance,
         "form": {name: float(np.nanmean(values))
                  for name, values in Music.form_measures(whole[:, 0].numpy()).items()},
     }
@@ -217,6 +215,13 @@ def measured(material, patches, whole, kinds, clips=None):
 
 
 # ---------------------------------------------------------------- recording
+
+def keep_some(codes, path):
+    """Write the first of some codes (n, 1, n_mels, t) in [-1, 1] as bytes, to an npz."""
+    levels = np.round((codes[:SHOWN, 0].numpy() + 1) * 127.5)
+    with Music.atomic(path) as unfinished:
+        np.savez_compressed(unfinished, samples=levels.astype(np.uint8))
+
 
 def record(run, prepared):
     """Train one run and keep it, unless it is there; `prepared` gives the material."""
@@ -241,6 +246,7 @@ def record(run, prepared):
         "evidence": evidence,
         **measured(material, patches, whole, kinds),
     }
+    keep_some(patches, run.path.with_suffix(".npz"))
     write_json(run.path, rounded(found))
     distances = [found["patches"][name][0] for name in ("Fréchet, fixed", "Fréchet, classifier")]
     print(f"{run.name} {run.seed}: {history.seconds:.0f} s, {distances}", flush=True)
