@@ -156,7 +156,7 @@ LIMITS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8)    # t
 class Transcriber(nn.Module):
     """Logits (n, 2, t, PITCHES) of what sounds and what begins, of codes (n, 1, n_mels, t)."""
 
-    def __init__(self, width=WIDTH):
+    def __init__(self):
         super().__init__()
         self.picture = nn.Sequential(
             nn.Conv2d(1, 16, (5, 3), stride=(2, 1), padding=(2, 1)),
@@ -164,12 +164,12 @@ class Transcriber(nn.Module):
             nn.Conv2d(16, 24, 3, stride=(2, 1), padding=1),
             nn.ReLU(),
         )
-        self.rows = nn.Linear(24 * Music.N_MELS // 4, width)
-        blocks = [networks.Block(width, 2 * width, dilation, functional.relu)
+        self.rows = nn.Linear(24 * Music.N_MELS // 4, WIDTH)
+        blocks = [networks.Block(WIDTH, 2 * WIDTH, dilation, functional.relu)
                   for dilation in DILATIONS]
         self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.LayerNorm(width)
-        self.heads = nn.Linear(width, 2 * PITCHES)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.heads = nn.Linear(WIDTH, 2 * PITCHES)
 
     def forward(self, codes):
         features = self.picture(codes).flatten(1, 2).mT        # (n, t, channels * bands)
