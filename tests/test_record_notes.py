@@ -126,22 +126,24 @@ def test_a_rendered_note_is_found_at_its_pitch_and_time(pitch):
 @pytest.mark.slow
 def test_a_transcriber_learns_a_rendered_scale_and_goes_on_where_it_stopped(
         tmp_path, monkeypatch):
-    monkeypatch.setattr(record_notes, "BATCH", 2)
-    monkeypatch.setattr(record_notes, "CROP", 64)
+    small = {"BATCH": 2, "CROP": 64, "WIDTH": 96, "DILATIONS": (1,)}
+    for name, value in small.items():
+        monkeypatch.setattr(record_notes, name, value)
+    monkeypatch.setattr(record_notes, "softened", lambda codes, rng: codes)
     score = score_of(*((0.4 * i, 0.4, 60 + pitch) for i, pitch in enumerate((0, 4, 7, 12, 5) * 4)))
     code = Music.code_from_mel(Music.mel_spectrogram(Music._play(score, HARP, 8)))
     roll = record_notes.roll_of(record_notes.played(score, 8), code.shape[1])
     path = tmp_path / "transcriber.pt"
     record_notes.trained(code[None], [roll], [0], path, steps=20)
     assert torch.load(path, weights_only=True)["step"] == 20
-    net = record_notes.trained(code[None], [roll], [0], path, steps=80)
-    assert torch.load(path, weights_only=True)["step"] == 80
+    net = record_notes.trained(code[None], [roll], [0], path, steps=200)
+    assert torch.load(path, weights_only=True)["step"] == 200
     probabilities = record_notes.likely(net, code[None])
     limits = record_notes.chosen_limits(probabilities, [roll])
     transcribed = record_notes.thresholded(probabilities[0], limits)
     found = record_notes.agreement([roll], [transcribed])
     trivial = record_notes.agreement([roll], [record_notes.strongest(code)])
-    assert found["frames"][2] > max(0.8, trivial["frames"][2])
+    assert found["frames"][2] > max(0.9, trivial["frames"][2])
 
 
 def test_softened_codes_keep_their_shape_and_are_not_all_the_same(rng):
