@@ -6,11 +6,12 @@ test. Nothing else changes on import; threads are set by `use_one_thread`, in a 
 """
 
 import argparse
+import io
 import json
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -98,11 +99,15 @@ def leave_processes():
 
 @contextmanager
 def first_before_others():
-    """A block that the first process runs before the others, who find what it has kept."""
+    """A block that the first process runs before the others, who find what it has kept.
+
+    The others run it without the progress bars.
+    """
     rank, _number = gan.processes()
     if rank:
         gan.meet()
-    yield
+    with redirect_stderr(io.StringIO()) if rank else nullcontext():
+        yield
     if not rank:
         gan.meet()
 
