@@ -1,12 +1,19 @@
 """Fixtures."""
 
-import numpy as np
-import pytest
-import soundfile
+import os
 
-import covered
-import Music
-from helpers import tune
+# Threads that wait for each other make a step several times as long where the machine is busy; one
+# is about as fast at a test's sizes. Libraries read this as they are imported, kernels inherit it.
+for library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
+
+import numpy as np  # noqa: E402  (the number of threads comes first)
+import pytest  # noqa: E402
+import soundfile  # noqa: E402
+
+import covered  # noqa: E402
+import Music  # noqa: E402
+from helpers import tune  # noqa: E402
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -417,20 +418,29 @@ def test_no_real_patches_set_no_limits():
         gan.rejection_limits(nothing, kinds)
 
 
-def test_fakes_are_compared_with_their_own_repertoire(rng):
-    kinds = np.repeat([0, 1], 1000)
-    real = rng.normal(size=2000)
-    fake = rng.normal(size=2000)
-    fake[1000:] += 10
-    fake[:10] = np.nan              # without a partial nothing is in or out of tune
-    found = gan.by_repertoire({"x": real}, {"x": fake}, real_kinds=kinds, fake_kinds=kinds,
-                              classes=3)
-    inside, other, missing = found["x"]
-    assert inside[0] == approx(0.9, abs=0.03)
-    share, real_mean, fake_mean = other
-    assert share == 0
-    assert fake_mean - real_mean == approx(10, abs=0.2)
-    assert np.isnan(missing).all()
+class Told(torch.nn.Module):
+    """A classifier of two kinds that is as sure as a patch is loud: silence leaves it unsure."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(1, 2)
+
+    def forward(self, codes):
+        level = codes.mean((1, 2, 3))
+        return torch.stack((-level, level), 1)
+
+
+def test_only_accepted_patches_tell_missing_kinds_from_bad_patches():
+    loud = torch.full((100, 1, 8, 64), 4.0)
+    real = torch.cat((loud, -loud))
+    bad = 0.1 * loud                  # unsure, and taken for the second kind
+    judges = SimpleNamespace(classifier=Told(), names=["a", "b"], real=real)
+    limits = np.array([0.9, 0.9])
+    everything, accepted = gan.apart(judges, torch.cat((real, bad, bad)), limits)
+    assert everything == approx(0.25)
+    assert accepted == approx(0)
+    everything, accepted = gan.apart(judges, loud, limits)
+    assert everything == accepted == approx(0.5)
 
 
 def test_tags_of_shares_survive_foreign_names():

@@ -86,3 +86,6 @@ def test_the_card_says_what_was_judged(name):
     kept = (folder / "README.md").read_text(encoding="utf-8")
     assert kept == text
     assert found["config"]["steps"] == generator.config.steps
+    shared = train_generator.card(name, found | {"processes": 2}, generator, names, command)
+    assert f"`torchrun --nproc_per_node 2 tests/evidence/train_generator.py {command}`" in shared
+    assert "hours of 2 processes." in shared

@@ -6,9 +6,13 @@ test. Nothing else changes on import; threads are set by `use_one_thread`, in a 
 """
 
 import argparse
+import io
 import json
+import os
 import re
 import sys
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +24,7 @@ for folder in (TESTS, TESTS.parent):
 import numpy as np  # noqa: E402  (the path comes first)
 import threadpoolctl  # noqa: E402
 import torch  # noqa: E402
+from torch import distributed  # noqa: E402
 
 import Music  # noqa: E402
 from helpers import ROOT  # noqa: E402
@@ -63,6 +68,48 @@ def use_one_thread():
     """Compute in one thread: workers with two threads each would thrash."""
     torch.set_num_threads(1)
     threadpoolctl.threadpool_limits(1)
+
+
+# ---------------------------------------------------------------- several processes
+
+PATIENCE = timedelta(days=1)    # while the first renders or judges; of a dead one, torchrun tells
+
+
+def join_processes():
+    """Join the others that `torchrun` started, if it did. Returns the `device` of a `Config`.
+
+    Each computes on the GPU of its number; where there are too few, all on the processor.
+    """
+    if not distributed.is_torchelastic_launched():
+        return "auto"
+    if torch.cuda.device_count() < int(os.environ["LOCAL_WORLD_SIZE"]):
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+        return "auto" if gan.pick_device().type == "cpu" else "cpu"
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    distributed.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+    return "auto"
+
+
+def leave_processes():
+    """Go on alone."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def first_before_others():
+    """A block that the first process runs before the others, who find what it has kept.
+
+    The others run it without the progress bars.
+    """
+    rank, _number = gan.processes()
+    if rank:
+        gan.meet()
+    with redirect_stderr(io.StringIO()) if rank else nullcontext():
+        yield
+    if not rank:
+        gan.meet()
 
 
 # ---------------------------------------------------------------- JSON

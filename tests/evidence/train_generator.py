@@ -3,11 +3,17 @@
     python tests/evidence/train_generator.py scores [--scores folder] [--clips 8000]
     python tests/evidence/train_generator.py recorded --music folder
                                    [--steps 14000] [--work folder] [--threads 1]
+    torchrun --nproc_per_node 2 tests/evidence/train_generator.py scores
 
 `scores` trains on clean rendered scores (rendered where they are missing), `recorded` on a folder
 of recorded music whose sub-folders are styles. The recipe is the notebook's modern one, with form
 (3.3). A step takes about 0.3 s of one thread. The training keeps a checkpoint in `--work` at each
 twelfth and goes on exactly where it was stopped.
+
+`torchrun` trains on several GPUs, one a process, which share each batch: this script rather than
+the exported notebook, since every process would repeat the notebook's figures and small trainings.
+BatchNorm then sees the part of a process; all else is as in one process. Only the first writes,
+and a training that was stopped may go on with another number of processes.
 
 Pieces are split three ways: eight tenths to train on, one tenth to choose by (the curve in the
 summary), one tenth to judge by (all that the card says). Tunes that open with the same intervals
@@ -189,8 +195,8 @@ y = Music.music_from_code(code)
 - **Split:** {training:,} clips to train on, {choosing:,} to choose by, {judging:,} to judge by.
   Pieces, and tunes that open with the same intervals, stay on one side.
 - **Budget:** {steps:,} steps of {batch} patches of 3 s, in every other step cut from pieces of
-  12 s; {hours:.1f} hours of one thread, two trainings side by side.
-- **Command:** `python tests/evidence/train_generator.py {command}`
+  12 s; {hours:.1f} hours of {shared}.
+- **Command:** `{launcher} tests/evidence/train_generator.py {command}`
 
 {patches:,} patches beside the judging split; distances over those of training pieces. All figures,
 with their intervals, are in `judged.json`.
@@ -242,6 +248,8 @@ def card(name, found, generator, names, command):
     config = generator.config
     panels = found["panels"]
     floor = panels["training pieces"]
+    number = found.get("processes", 1)
+    several = number > 1
     return CARD.format(
         what={"scores": "rendered scores", "recorded": "recorded music"}[name],
         name=name,
@@ -255,6 +263,8 @@ def card(name, found, generator, names, command):
         steps=config.steps,
         batch=config.batch_size,
         hours=found["hours"],
+        shared=f"{number} processes" if several else "one thread, two trainings side by side",
+        launcher=f"torchrun --nproc_per_node {number}" if several else "python",
         command=command,
         patches=PATCHES,
         pieces=PIECES,
@@ -274,11 +284,18 @@ def read_music(options):
 
 
 def train(config, training, choosing, names, work):
-    """Train, with distances from the choosing split on the way. Gives the history."""
-    classifier = kept_classifier(work / "classifier.pt", training, len(names))
-    judges = gan.Judges(training, choosing, classifier, names, 1000, SEED)
-    judges.floor = judges(training.draw(1000, np.random.default_rng(SEED))[0])
-    return gan.train(config, training, work / "runs", work, judges.quick, VIEWS)
+    """Train, with distances from the choosing split on the way. Gives the history.
+
+    Of several processes the first alone measures them.
+    """
+    measure = None
+    rank, _number = gan.processes()
+    if not rank:
+        classifier = kept_classifier(work / "classifier.pt", training, len(names))
+        judges = gan.Judges(training, choosing, classifier, names, 1000, SEED)
+        judges.floor = judges(training.draw(1000, np.random.default_rng(SEED))[0])
+        measure = judges.quick
+    return gan.train(config, training, work / "runs", work, measure, VIEWS)
 
 
 def keep(out, generator, names, found, text):
@@ -311,21 +328,29 @@ def keep_summary(run, out):
 def main(options):
     """Train, judge and keep one generator."""
     torch.set_num_threads(options.threads)
-    coded, folder = read_music(options)
+    device = common.join_processes()
+    rank, number = gan.processes()
+    with common.first_before_others():
+        coded, folder = read_music(options)
+        tunes = tunes_of(coded, folder)
     names, target = np.unique(coded.labels, return_inverse=True)
     names = names.tolist()
-    split = three_ways(coded.labels, tunes_of(coded, folder))
+    split = three_ways(coded.labels, tunes)
     training, choosing, judging = (
         gan.Patches(coded.codes, clips, target=target) for clips in split)
     shares = np.bincount(target[split.training], minlength=len(names)) / len(split.training)
     config = gan.modern_recipe(name=options.name, steps=options.steps, seed=SEED,
-                               classes=tuple(shares.tolist()))
+                               device=device, classes=tuple(shares.tolist()))
     work = options.work / options.name
     history = train(config, training, choosing, names, work)
+    common.leave_processes()
+    if rank:
+        return
     generator = history.generator
     found = judge(generator, training, judging, names, work / "classifier.pt")
     found |= {"config": dataclasses.asdict(config), "clips": list(map(len, split)),
-              "hours": history.seconds / 3600, "threads": options.threads}
+              "hours": history.seconds / 3600, "threads": options.threads,
+              "processes": number}
     text = card(options.name, found, generator, names, options.command)
     out = OUT / options.name
     keep(out, generator, names, found, text)
