@@ -418,29 +418,55 @@ def test_no_real_patches_set_no_limits():
         gan.rejection_limits(nothing, kinds)
 
 
-class Told(torch.nn.Module):
-    """A classifier of two kinds that is as sure as a patch is loud: silence leaves it unsure."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = torch.nn.Linear(1, 2)
-
-    def forward(self, codes):
-        level = codes.mean((1, 2, 3))
-        return torch.stack((-level, level), 1)
+def kinds_of_music(rng, n=200):
+    """Codes (n, 1, 128, 64) of two kinds, low and high, lines over silence, and the kinds."""
+    kinds = np.arange(n) % 2
+    codes = torch.full((n, 1, 128, 64), -1.0)
+    for code, kind in zip(codes, kinds):
+        rows = rng.choice(60, 5, replace=False) + 64 * kind
+        code[0, rows] = 0.5
+    return codes, kinds
 
 
-def test_only_accepted_patches_tell_missing_kinds_from_bad_patches():
-    loud = torch.full((100, 1, 8, 64), 4.0)
-    real = torch.cat((loud, -loud))
-    bad = 0.1 * loud                  # unsure, and taken for the second kind
-    judges = SimpleNamespace(classifier=Told(), names=["a", "b"], real=real)
-    limits = np.array([0.9, 0.9])
-    everything, accepted = gan.apart(judges, torch.cat((real, bad, bad)), limits)
-    assert everything == approx(0.25)
-    assert accepted == approx(0)
-    everything, accepted = gan.apart(judges, loud, limits)
-    assert everything == accepted == approx(0.5)
+def test_blur_leaves_the_balance_of_kinds_and_a_missing_kind_does_not(rng):
+    codes, kinds = kinds_of_music(rng)
+    balance = gan.Balance(codes, kinds, classes=2)
+    others, _ = kinds_of_music(rng)
+    assert_allclose(balance.shares(others), 0.5)
+    blurred = record_judges.blurred(others, 9, 1)
+    assert far_from(blurred, others)
+    assert_allclose(balance.shares(blurred), 0.5, atol=0.02)
+    assert_allclose(balance.shares(others[::2]), (1, 0))
+
+
+def far_from(some, others):
+    """Whether codes differ by more than a tenth of their range."""
+    return (some - others).abs().max() > 0.2
+
+
+def test_balance_of_a_single_kind_is_that_kind(rng):
+    codes, _ = kinds_of_music(rng, 10)
+    balance = gan.Balance(codes, np.zeros(10, int), classes=1)
+    assert_allclose(balance.shares(codes), 1)
+
+
+def test_both_judges_of_kinds_see_that_one_is_missing(rng):
+    codes, kinds = kinds_of_music(rng)
+
+    class Centre(torch.nn.Module):
+        """A classifier by where the power lies."""
+
+        head = torch.nn.Linear(1, 2)
+
+        def forward(self, codes):
+            low, high = codes.mean(3)[:, 0].split(64, 1)
+            return 50 * torch.stack((low.mean(1), high.mean(1)), 1)
+
+    judges = SimpleNamespace(
+        classifier=Centre(), shares=np.array([0.5, 0.5]),
+        balance=gan.Balance(codes, kinds, 2), balance_shares=np.array([0.5, 0.5]))
+    assert gan.apart(judges, codes) == [approx(0), approx(0)]
+    assert gan.apart(judges, codes[::2]) == [approx(0.5), approx(0.5)]
 
 
 def test_tags_of_shares_survive_foreign_names():
@@ -456,13 +482,16 @@ def test_scalars_of_shares_hold_their_total_variation():
     found = gan.share_scalars("abc", real, fake)
     assert found.pop("quality/total_variation") == approx(0.3)
     assert found == {"share/a": 0.2, "share/b": 0.3, "share/c": 0.5}
+    by_balance = gan.share_scalars("abc", real, real, "balance/")
+    assert by_balance["balance/quality/total_variation"] == 0
+    assert by_balance["balance/share/b"] == 0.3
 
 
 # ---------------------------------------------------------------- the judges themselves
 
 @pytest.fixture(scope="module")
 def tiny_judges(melodies):
-    training = gan.Patches(melodies, range(8))
+    training = gan.Patches(melodies, range(8), target=np.arange(16) % 3)
     unseen = gan.Patches(melodies, range(8, 16))
     torch.manual_seed(0)
     classifier = gan.Classifier(3).eval()
