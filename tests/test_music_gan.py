@@ -203,8 +203,8 @@ def test_rendered_scores_are_described_by_their_report(tmp_path):
     made = {"instrument": "harp", "clips": 5, "pieces": 4, "replaced": {"silent": 2, "broken": 1}}
     (tmp_path / ".report.json").write_text(json.dumps({"trecento": made}))
     header, rows = gan.collection(tmp_path, [])
-    assert header == ("repertoire", "played by", "clips", "pieces", "replaced")
-    assert rows == [("trecento", "harp", 5, 4, 3)]
+    assert header == ("repertoire", "played by", "clips", "pieces", "replaced (why)")
+    assert rows == [("trecento", "harp", 5, 4, "2 (silent), 1 (broken)")]
 
 
 @parametrize("sound, reason", [(tune(10), "too short"),

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -417,20 +418,55 @@ def test_no_real_patches_set_no_limits():
         gan.rejection_limits(nothing, kinds)
 
 
-def test_fakes_are_compared_with_their_own_repertoire(rng):
-    kinds = np.repeat([0, 1], 1000)
-    real = rng.normal(size=2000)
-    fake = rng.normal(size=2000)
-    fake[1000:] += 10
-    fake[:10] = np.nan              # without a partial nothing is in or out of tune
-    found = gan.by_repertoire({"x": real}, {"x": fake}, real_kinds=kinds, fake_kinds=kinds,
-                              classes=3)
-    inside, other, missing = found["x"]
-    assert inside[0] == approx(0.9, abs=0.03)
-    share, real_mean, fake_mean = other
-    assert share == 0
-    assert fake_mean - real_mean == approx(10, abs=0.2)
-    assert np.isnan(missing).all()
+def kinds_of_music(rng, n=200):
+    """Codes (n, 1, 128, 64) of two kinds, low and high, lines over silence, and the kinds."""
+    kinds = np.arange(n) % 2
+    codes = torch.full((n, 1, 128, 64), -1.0)
+    for code, kind in zip(codes, kinds):
+        rows = rng.choice(60, 5, replace=False) + 64 * kind
+        code[0, rows] = 0.5
+    return codes, kinds
+
+
+def test_blur_leaves_the_balance_of_kinds_and_a_missing_kind_does_not(rng):
+    codes, kinds = kinds_of_music(rng)
+    balance = gan.Balance(codes, kinds, classes=2)
+    others, _ = kinds_of_music(rng)
+    assert_allclose(balance.shares(others), 0.5)
+    blurred = record_judges.blurred(others, 9, 1)
+    assert far_from(blurred, others)
+    assert_allclose(balance.shares(blurred), 0.5, atol=0.02)
+    assert_allclose(balance.shares(others[::2]), (1, 0))
+
+
+def far_from(some, others):
+    """Whether codes differ by more than a tenth of their range."""
+    return (some - others).abs().max() > 0.2
+
+
+def test_balance_of_a_single_kind_is_that_kind(rng):
+    codes, _ = kinds_of_music(rng, 10)
+    balance = gan.Balance(codes, np.zeros(10, int), classes=1)
+    assert_allclose(balance.shares(codes), 1)
+
+
+def test_both_judges_of_kinds_see_that_one_is_missing(rng):
+    codes, kinds = kinds_of_music(rng)
+
+    class Centre(torch.nn.Module):
+        """A classifier by where the power lies."""
+
+        head = torch.nn.Linear(1, 2)
+
+        def forward(self, codes):
+            low, high = codes.mean(3)[:, 0].split(64, 1)
+            return 50 * torch.stack((low.mean(1), high.mean(1)), 1)
+
+    judges = SimpleNamespace(
+        classifier=Centre(), shares=np.array([0.5, 0.5]),
+        balance=gan.Balance(codes, kinds, 2), balance_shares=np.array([0.5, 0.5]))
+    assert gan.apart(judges, codes) == [approx(0), approx(0)]
+    assert gan.apart(judges, codes[::2]) == [approx(0.5), approx(0.5)]
 
 
 def test_tags_of_shares_survive_foreign_names():
@@ -446,13 +482,16 @@ def test_scalars_of_shares_hold_their_total_variation():
     found = gan.share_scalars("abc", real, fake)
     assert found.pop("quality/total_variation") == approx(0.3)
     assert found == {"share/a": 0.2, "share/b": 0.3, "share/c": 0.5}
+    by_balance = gan.share_scalars("abc", real, real, "balance/")
+    assert by_balance["balance/quality/total_variation"] == 0
+    assert by_balance["balance/share/b"] == 0.3
 
 
 # ---------------------------------------------------------------- the judges themselves
 
 @pytest.fixture(scope="module")
 def tiny_judges(melodies):
-    training = gan.Patches(melodies, range(8))
+    training = gan.Patches(melodies, range(8), target=np.arange(16) % 3)
     unseen = gan.Patches(melodies, range(8, 16))
     torch.manual_seed(0)
     classifier = gan.Classifier(3).eval()
