@@ -23,7 +23,8 @@ intervals stay on one side. The judging pieces have chosen nothing.
 
 Each run is kept at once under `runs/recorded/recipes`, and skipped where it is there: the panel
 of 2,000 patches, and of as many cut out of pieces of 30 s; how the repertoires are shared out; and
-the form of those pieces. `floor.json` is the same for training pieces.
+the form of those pieces. Four of its patches, as bytes, lie beside it in an npz. `floor.json` is
+the same for training pieces.
 """
 
 import functools
@@ -44,6 +45,7 @@ CLIPS = 1500
 MODERN_STEPS = 800
 SEEDS = 3
 PIECES = 8              # of 30 s of each repertoire
+SHOWN = 4               # patches that are kept of a run
 
 
 # ---------------------------------------------------------------- recipes
@@ -194,18 +196,14 @@ def prepare(folder, n=PATCHES):
     return Material(training, judges, limits, shares, [len(side) for side in split])
 
 
-def apart(judges, codes):
-    """Half the summed differences of the repertoires' shares: total variation."""
-    shares = gan.shares(judges.classifier, codes)
-    return float(np.abs(shares - judges.shares).sum() / 2)
-
-
 def measured(material, patches, whole, kinds, clips=None):
     """The measures of patches (n, 1, n_mels, 64) and of pieces (m, 1, n_mels, t) of `kinds`."""
     judges = material.judges
+    by_classifier, by_balance = gan.apart(judges, patches)
     found = {
         "patches": gan.panel(judges, patches, material.limits, clips),
-        "total variation": apart(judges, patches),
+        "total variation": by_classifier,
+        gan.BY_BALANCE: by_balance,
         "form": {name: float(np.nanmean(values))
                  for name, values in Music.form_measures(whole[:, 0].numpy()).items()},
     }
@@ -217,6 +215,13 @@ def measured(material, patches, whole, kinds, clips=None):
 
 
 # ---------------------------------------------------------------- recording
+
+def keep_some(codes, path):
+    """Write the first of some codes (n, 1, n_mels, t) in [-1, 1] as bytes, to an npz."""
+    levels = np.round((codes[:SHOWN, 0].numpy() + 1) * 127.5)
+    with Music.atomic(path) as unfinished:
+        np.savez_compressed(unfinished, samples=levels.astype(np.uint8))
+
 
 def record(run, prepared):
     """Train one run and keep it, unless it is there; `prepared` gives the material."""
@@ -241,6 +246,7 @@ def record(run, prepared):
         "evidence": evidence,
         **measured(material, patches, whole, kinds),
     }
+    keep_some(patches, run.path.with_suffix(".npz"))
     write_json(run.path, rounded(found))
     distances = [found["patches"][name][0] for name in ("Fréchet, fixed", "Fréchet, classifier")]
     print(f"{run.name} {run.seed}: {history.seconds:.0f} s, {distances}", flush=True)
@@ -277,7 +283,8 @@ python tests/evidence/compare_recipes.py --page       # this page
 ```
 
 {training:,} clips of the embedded default to train on, {judging:,} to judge by, which have chosen
-nothing. Mean (range) over seeds; distances over those of training pieces.
+nothing. Mean (range) over seeds; distances over those of training pieces. *Total variation,
+balance* hears the balance of bands alone, which blur does not move; older runs lack it.
 
 """
 FIXED = "Fréchet, fixed"
@@ -294,6 +301,8 @@ def page_row(runs, floor):
     for name in ("precision", "recall", "coverage", "in tune"):
         cells.append(gan.mean_range([run["patches"][name][0] for run in runs]))
     cells.append(gan.mean_range([run["total variation"] for run in runs]))
+    by_balance = [run[gan.BY_BALANCE] for run in runs if gan.BY_BALANCE in run]
+    cells.append(gan.mean_range(by_balance) if by_balance else "")
     cells.append(gan.mean_range([run["form"]["returning"] for run in runs]))
     return f"| {' | '.join(cells)} |"
 
@@ -304,7 +313,7 @@ def page():
     training, _unused, judging = floor["clips"]
     header = ("recipe", "steps", "seeds", "fixed, patches", "classifier, patches",
               "fixed, 3 s out of 30 s", "classifier, 3 s out of 30 s", "precision", "recall",
-              "coverage", "in tune", "total variation", "share that returns")
+              "coverage", "in tune", "total variation", gan.BY_BALANCE, "share that returns")
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for recipe in all_recipes():
         paths = [Run(recipe, seed).path for seed in range(SEEDS)]

@@ -131,6 +131,27 @@ CURES = {
         "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)},
     },
 }
+# the same cures weaker and stronger: the number after a name is its dose
+DOSES = {
+    "greedy": {
+        "pack-2": {"pack": 2},
+        "pack-8": {"pack": 8},
+        "faster-D-0.1": {"lr_ratio": 0.1},
+    },
+    "minimax": {
+        "R1-0.2": {"r1_gamma": 0.2},
+        "noise-0.1": {"input_noise": 0.1},
+        "noise-1": {"input_noise": 1.0},
+    },
+    "momentum": {
+        "R1-0.2": {"r1_gamma": 0.2},
+        "R1-2": {"r1_gamma": 2.0},
+    },
+    "unbounded": {
+        "R1-1": {"r1_gamma": 1.0, "r1_every": 4},
+        "R1-100": {"r1_gamma": 100.0, "r1_every": 4},
+    },
+}
 # trainings that learn nothing, or whose generator cannot vary: of one seed the limits of "not
 # learning" were seen, of the others not
 STALLED = {
@@ -202,11 +223,11 @@ def first_runs():
     return [run_of(setting, "derive", seed) for seed in SEEDS for setting in SETTINGS]
 
 
-def cured_runs():
+def cured_runs(of_settings):
     """Three seeds of each cure of each setting."""
     runs = []
     for seed in SEEDS:
-        for setting, cures in CURES.items():
+        for setting, cures in of_settings.items():
             for cure, changes in cures.items():
                 runs.append(run_of(setting, "cure", seed, cure, changes, made="cure"))
     return runs
@@ -253,12 +274,13 @@ def all_runs():
     """Every run, those that thresholds are derived from first."""
     return [
         *first_runs(),
-        *cured_runs(),
+        *cured_runs(CURES),
         *varied_runs("derive", KNOWN),
         *varied_runs("unseen", UNSEEN),
         *compared_runs(),
         *ablated_runs(),
         *stalled_runs(),
+        *cured_runs(DOSES),
     ]
 
 
