@@ -11,7 +11,7 @@ from notebook_definitions import load
 
 gan = load("HW_04_music_gan")
 # of trainings that no file keeps
-LIVE = ("plain_run", "modern_run", "plain_codes", "sounds", "judges")
+LIVE = ("plain_run", "modern_run", "plain_codes", "sounds", "judges.balance")
 
 
 def recorded_cells():
