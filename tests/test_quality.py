@@ -508,7 +508,7 @@ def others(melodies, rng):
 
 def test_panel_holds_every_measure_with_its_interval(tiny_judges, others):
     found = gan.panel(tiny_judges, others, np.zeros(3))
-    names = {*found, "total variation", "nearest ratio"}
+    names = {*found, "total variation", record_judges.BALANCE, "nearest ratio"}
     assert names == set(record_judges.MEASURES)
     for value, low, high in found.values():
         assert low <= value <= high
@@ -619,7 +619,8 @@ def test_recorded_judges_react_as_expected():
     for block in (kept, kept["swapped"]):
         rows = block["rows"]
         reacts = block["reacts"]
-        assert set(rows) == {"nothing", *record_judges.EXPECTED}
+        blurs = {f"blurred over {bands} bands" for bands in record_judges.OTHER_BLURS}
+        assert set(rows) == {"nothing", *record_judges.EXPECTED, *blurs}
         assert record_judges.reactions(rows) == reacts
         assert not record_judges.surprises(reacts)
 

@@ -10,7 +10,8 @@ from helpers import ROOT, run_cell
 from notebook_definitions import load
 
 gan = load("HW_04_music_gan")
-LIVE = ("plain_run", "modern_run", "plain_codes", "sounds")     # of trainings that no file keeps
+# of trainings that no file keeps
+LIVE = ("plain_run", "modern_run", "plain_codes", "sounds", "judges.balance")
 
 
 def recorded_cells():
