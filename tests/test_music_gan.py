@@ -1224,7 +1224,7 @@ def test_duality_gap_is_what_either_network_could_still_win(patches, failures, m
 @pytest.mark.slow
 def test_sides_of_a_run_of_both_generators_are_kept(patches, failures, tmp_path):
     codes, _ = patches.draw(20, np.random.default_rng(0))
-    pca = gan.PCA(4).fit(codes.flatten(1).numpy())
+    pca = gan.decomposition.PCA(4).fit(codes.flatten(1).numpy())
 
     def describe(codes):
         return {"quality/frechet": pca.transform(codes.flatten(1).numpy())}
