@@ -2912,13 +2912,6 @@ def note_measures(codes: np.ndarray) -> tuple[float, float]:
 # ---------------------------------------------------------------- what a piece is like
 
 
-def drift_measures(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, variance and mean absolute frame-to-frame change of each code: three arrays (n,)."""
-    codes = np.asarray(codes, np.float32)
-    change = np.abs(np.diff(codes, axis=2))
-    return codes.mean((1, 2)), codes.var((1, 2)), change.mean((1, 2))
-
-
 def unevenness(codes: np.ndarray, period: int = 16) -> float:
     """Frame-to-frame change at each phase of a period: the largest mean over the smallest."""
     change = np.abs(np.diff(codes, axis=2)).mean((0, 1))

@@ -149,10 +149,15 @@ class Prepared(NamedTuple):
     judges: object
 
 
+def as_bytes(codes):
+    """Codes in [-1, 1] rounded to 256 levels, uint8."""
+    levels = np.round((np.asarray(codes, np.float32) + 1) * 127.5)
+    return levels.astype(np.uint8)
+
+
 def eight_bits(codes):
     """Codes in [-1, 1] rounded to 256 levels, float32."""
-    levels = np.round((np.asarray(codes, np.float32) + 1) * 127.5)
-    return levels / np.float32(127.5) - 1
+    return as_bytes(codes) / np.float32(127.5) - 1
 
 
 def read_patches(folder, to_eight_bits=False):

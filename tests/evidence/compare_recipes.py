@@ -35,7 +35,7 @@ from typing import NamedTuple
 import common
 import numpy as np
 import torch
-from common import gan, kept_classifier, rounded, write_json
+from common import as_bytes, gan, kept_classifier, rounded, write_json
 
 import Music
 from train_generator import PATCHES, cuts, three_ways, tunes_of
@@ -218,9 +218,8 @@ def measured(material, patches, whole, kinds, clips=None):
 
 def keep_some(codes, path):
     """Write the first of some codes (n, 1, n_mels, t) in [-1, 1] as bytes, to an npz."""
-    levels = np.round((codes[:SHOWN, 0].numpy() + 1) * 127.5)
     with Music.atomic(path) as unfinished:
-        np.savez_compressed(unfinished, samples=levels.astype(np.uint8))
+        np.savez_compressed(unfinished, samples=as_bytes(codes[:SHOWN, 0]))
 
 
 def record(run, prepared):

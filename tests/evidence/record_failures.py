@@ -30,7 +30,7 @@ from typing import NamedTuple
 import common
 import numpy as np
 import torch
-from common import gan, prepare
+from common import as_bytes, gan, prepare
 
 import Music
 
@@ -108,46 +108,35 @@ SETTINGS = {
     "momentum": Setting("non-convergence", {**PLAIN, "betas": (0.9, 0.999)}),
     "unbounded": Setting("non-convergence", WGAN),
 }
-CURES = {
+CURES = {                # a number after a name is the dose of a weaker or stronger one
     "plain": {
         "no-norm": {"discriminator_norm": False},      # what `unbounded` also changes
     },
     "greedy": {
         "pack-4": {"pack": 4},
         "faster-D": {"lr_ratio": 0.25},
+        "pack-2": {"pack": 2},
+        "pack-8": {"pack": 8},
+        "faster-D-0.1": {"lr_ratio": 0.1},
     },
     "minimax": {
         "R1": {"r1_gamma": 0.02},
         "noise": {"input_noise": 0.3},
+        "R1-0.2": {"r1_gamma": 0.2},
+        "noise-0.1": {"input_noise": 0.1},
+        "noise-1": {"input_noise": 1.0},
     },
     "momentum": {
         "R1": {"r1_gamma": 0.02},
         "average": {"average": 0.05},
         "slower-G": {"lr_ratio": 0.25},
         "no-momentum": {"betas": (0.0, 0.999)},
-    },
-    "unbounded": {
-        "R1": {"r1_gamma": 10.0, "r1_every": 4},
-        "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)},
-    },
-}
-# the same cures weaker and stronger: the number after a name is its dose
-DOSES = {
-    "greedy": {
-        "pack-2": {"pack": 2},
-        "pack-8": {"pack": 8},
-        "faster-D-0.1": {"lr_ratio": 0.1},
-    },
-    "minimax": {
-        "R1-0.2": {"r1_gamma": 0.2},
-        "noise-0.1": {"input_noise": 0.1},
-        "noise-1": {"input_noise": 1.0},
-    },
-    "momentum": {
         "R1-0.2": {"r1_gamma": 0.2},
         "R1-2": {"r1_gamma": 2.0},
     },
     "unbounded": {
+        "R1": {"r1_gamma": 10.0, "r1_every": 4},
+        "R1-no-momentum": {"r1_gamma": 10.0, "r1_every": 4, "betas": (0.0, 0.9)},
         "R1-1": {"r1_gamma": 1.0, "r1_every": 4},
         "R1-100": {"r1_gamma": 100.0, "r1_every": 4},
     },
@@ -223,11 +212,11 @@ def first_runs():
     return [run_of(setting, "derive", seed) for seed in SEEDS for setting in SETTINGS]
 
 
-def cured_runs(of_settings):
+def cured_runs():
     """Three seeds of each cure of each setting."""
     runs = []
     for seed in SEEDS:
-        for setting, cures in of_settings.items():
+        for setting, cures in CURES.items():
             for cure, changes in cures.items():
                 runs.append(run_of(setting, "cure", seed, cure, changes, made="cure"))
     return runs
@@ -274,13 +263,12 @@ def all_runs():
     """Every run, those that thresholds are derived from first."""
     return [
         *first_runs(),
-        *cured_runs(CURES),
+        *cured_runs(),
         *varied_runs("derive", KNOWN),
         *varied_runs("unseen", UNSEEN),
         *compared_runs(),
         *ablated_runs(),
         *stalled_runs(),
-        *cured_runs(DOSES),
     ]
 
 
@@ -436,9 +424,8 @@ def record(run, prepared):
     seen = []
 
     def measure(generator):
-        codes = gan.sample(generator, 4, run.config.frames, seed=7)[:, 0].numpy()
-        levels = np.round((codes + 1) * 127.5)
-        seen.append(levels.astype(np.uint8))
+        codes = gan.sample(generator, 4, run.config.frames, seed=7)[:, 0]
+        seen.append(as_bytes(codes))
         return judges.quick(generator)
 
     history = gan.train(run.config, patches, measure=measure, views=5, progress=False)

@@ -28,7 +28,7 @@ RECORDED = common.RECORDED / "judges" / "self-test.json"
 DISTANCES = ("Fréchet, fixed", "Fréchet, classifier")
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
 MUSICAL = ("in tune", "chroma entropy", "onsets/s", "flux kurtosis", "dynamics (dB)")
-BALANCE = "total variation, balance"
+BALANCE = gan.BY_BALANCE
 MEASURES = (*DISTANCES, *NEIGHBOURS, "total variation", BALANCE, "rejected", *MUSICAL,
             "nearest ratio")
 OTHER_BLURS = (3, 9, 17)      # bands, beside the five of "blurred in frequency"
